@@ -1,0 +1,1 @@
+"""The contract and the road: what publishers and subscribers agree on."""

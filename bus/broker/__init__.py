@@ -1,0 +1,1 @@
+"""A broker process of our own, for one machine."""

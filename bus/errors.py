@@ -1,0 +1,82 @@
+"""Every error trainbus raises, in one tree.
+
+    TrainbusError
+    ├── ConfigError          a setting or an argument is wrong; the message says which and what to do
+    ├── EventError           an event breaks the contract; ``field`` names where
+    ├── JournalError         the spool cannot be read or written
+    ├── LogError             the event log cannot be reached or refuses
+    ├── BrokerError          the broker cannot be reached, started or refuses
+    └── SinkError            a tracker did not take what it was given
+        ├── RetryableSinkError   it may take it later
+        └── PermanentSinkError   it never will
+
+Errors of other libraries are translated where they enter: callers catch only these.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerError",
+    "ConfigError",
+    "EventError",
+    "JournalError",
+    "LogError",
+    "PermanentSinkError",
+    "RetryableSinkError",
+    "SinkError",
+    "TrainbusError",
+]
+
+
+class TrainbusError(Exception):
+    """Base of all errors of trainbus."""
+
+
+class ConfigError(TrainbusError):
+    """A setting, an argument or the environment is wrong. Commands exit with status 2."""
+
+
+class EventError(TrainbusError):
+    """An event, a topic or a name breaks the contract of :mod:`bus.events`.
+
+    Attributes:
+        field: Where, as a path such as ``data.tables[0].rows[3]`` or ``topic``.
+        reason: What is wrong there, in one line.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class JournalError(TrainbusError):
+    """The spool or a journal in it cannot be used."""
+
+
+class LogError(TrainbusError):
+    """The event log cannot be reached, or what it holds is not ours."""
+
+
+class BrokerError(TrainbusError):
+    """The MQTT broker cannot be reached, started, or refused a request."""
+
+
+class SinkError(TrainbusError):
+    """A tracker did not accept events."""
+
+
+class RetryableSinkError(SinkError):
+    """The tracker may accept the same events later: it is down, slow, or asks for a pause.
+
+    Attributes:
+        retry_after_seconds: The pause the tracker asked for; None when it named none.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class PermanentSinkError(SinkError):
+    """The tracker will never accept these events; they become dead letters."""

@@ -1,0 +1,180 @@
+"""What a sink is: the contract between the worker and a tracker.
+
+The worker does the sequencing, the retries, the batching and the dead letters. A sink only opens
+runs and writes events, and says with its errors what to do next: ``RetryableSinkError`` to try
+again later, ``PermanentSinkError`` to give an event up. Anything else it raises is tried a bounded
+number of times and then treated as permanent.
+
+Sinks are found by the entry-point group ``trainbus.sinks``: a callable that takes
+:class:`bus.config.Settings` and the environment, and returns a :class:`Sink`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from bus.config import Settings
+from bus.errors import ConfigError
+from bus.events import Event
+from bus.idranges import IdRanges
+
+__all__ = [
+    "BatchLimits",
+    "Marks",
+    "RunRef",
+    "Sink",
+    "SinkContents",
+    "SinkFactory",
+    "load_sink",
+    "sink_names",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """A run as a sink is asked to find or create it."""
+
+    project: str
+    run: str
+    run_name: str
+
+
+@dataclass(slots=True)
+class Marks:
+    """What a sink holds of a run, per source.
+
+    Attributes:
+        applied: Ids written or given up. An id here is never written again.
+        dead: Those of them that were given up as dead letters.
+    """
+
+    applied: dict[str, IdRanges] = field(default_factory=dict)
+    dead: dict[str, IdRanges] = field(default_factory=dict)
+
+    def is_applied(self, source: str, number: int) -> bool:
+        """Whether the event need not be written."""
+        ranges = self.applied.get(source)
+        return ranges is not None and number in ranges
+
+    def add_applied(self, source: str, number: int) -> None:
+        """Note an event as written."""
+        self.applied.setdefault(source, IdRanges()).add(number)
+
+    def add_dead(self, source: str, number: int) -> None:
+        """Note an event as given up; it counts as applied too."""
+        self.add_applied(source, number)
+        self.dead.setdefault(source, IdRanges()).add(number)
+
+    def copy(self) -> Marks:
+        """Independent marks with the same ids."""
+        return Marks(
+            {source: ranges.copy() for source, ranges in self.applied.items()},
+            {source: ranges.copy() for source, ranges in self.dead.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much one call of :meth:`Sink.write` may hold at the most."""
+
+    events: int = 500
+    size_bytes: int = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContents:
+    """What a tracker says it holds of a run, for the receipt.
+
+    Attributes:
+        marks: The applied marks as the tracker holds them.
+        points: Distinct metric points found there by counting; None when it cannot be counted.
+        url: Where a person looks at the run, or None.
+    """
+
+    marks: Marks
+    points: int | None = None
+    url: str | None = None
+
+
+class Sink(Protocol):
+    """One tracker. All methods run on the worker's event loop and must not block it.
+
+    Calls for one run never overlap; calls for different runs do.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the sink, and by default of its group."""
+
+    @property
+    def limits(self) -> BatchLimits:
+        """The largest batch it takes."""
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds it has a use for; others are counted as not applicable and never written."""
+
+    async def open_run(self, run: RunRef) -> Marks:
+        """Find the run in the tracker or create it, and read the applied marks it holds.
+
+        Raises:
+            RetryableSinkError: The tracker cannot be asked now.
+            PermanentSinkError: The run cannot exist there.
+        """
+
+    async def write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
+        """Write events in order, and ``marks`` in the same call where the tracker allows.
+
+        Args:
+            run: A run that was opened before.
+            events: Of kinds in :attr:`kinds`, in order per source. May be empty: then only the
+                marks are written.
+            marks: The marks once these events are written, theirs included.
+
+        Raises:
+            RetryableSinkError: Nothing is known about what was written; all is sent again.
+            PermanentSinkError: At least one event is refused. The worker finds which.
+        """
+
+    async def close_run(self, run: RunRef) -> None:
+        """Forget what is held in memory about a run; it may be opened again."""
+
+    async def contents(self, run: RunRef) -> SinkContents | None:
+        """Ask the tracker what it holds of a run, without creating it; None when it has no such run.
+
+        Raises:
+            RetryableSinkError: The tracker cannot be asked now.
+        """
+
+    async def close(self) -> None:
+        """Release connections and threads."""
+
+
+SinkFactory = Callable[[Settings, Mapping[str, str]], Sink]
+
+_GROUP = "trainbus.sinks"
+
+
+def sink_names() -> list[str]:
+    """The names of all installed sinks."""
+    return sorted({entry.name for entry in entry_points(group=_GROUP)})
+
+
+def load_sink(name: str, settings: Settings, environ: Mapping[str, str]) -> Sink:
+    """Make the sink that is installed under a name.
+
+    Raises:
+        ConfigError: There is none, its extra is not installed, or its settings are wrong.
+    """
+    for entry in entry_points(group=_GROUP, name=name):
+        try:
+            factory: SinkFactory = entry.load()
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"sink {name!r} needs {error.name}: pip install 'trainbus[{name}]'"
+            ) from error
+        return factory(settings, environ)
+    raise ConfigError(f"no sink {name!r}; installed: {', '.join(sink_names()) or 'none'}")

@@ -1,0 +1,1 @@
+"""The journal: what a training process appends to."""

@@ -1,0 +1,1 @@
+"""The shipper: from the journals of a node to the broker."""

@@ -1,0 +1,1 @@
+"""The sink side: workers that consume events."""

@@ -1,0 +1,1 @@
+"""The log group: from the broker into the event log."""
