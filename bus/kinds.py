@@ -7,7 +7,7 @@ worker reads what a newer publisher sends.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-class NonFinite(str, Enum):
+class NonFinite(StrEnum):
     """JSON has no word for these; ``float(NonFinite.NAN)`` gives the float back."""
 
     NAN = "NaN"

@@ -143,7 +143,10 @@ class Sink(Protocol):
         """Forget what is held in memory about a run; it may be opened again."""
 
     async def contents(self, run: RunRef) -> SinkContents | None:
-        """Ask the tracker what it holds of a run, without creating it; None when it has no such run.
+        """Ask the tracker what it holds of a run, without creating it.
+
+        Returns:
+            None when the tracker has no such run.
 
         Raises:
             RetryableSinkError: The tracker cannot be asked now.

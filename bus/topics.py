@@ -12,7 +12,8 @@
 
 A level keeps to ``[A-Za-z0-9_-]``, the characters every broker takes as they are: NATS turns a dot
 into two levels and refuses blanks. Any other byte of a name's UTF-8 form is written ``_XX`` in hex,
-and ``_`` itself ``_5F``, so that the mapping can be undone. Kinds are fixed words and stand as they are.
+and ``_`` itself ``_5F``, so that the mapping can be undone. Kinds are fixed words and stand as
+they are.
 """
 
 from __future__ import annotations
