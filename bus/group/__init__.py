@@ -1,0 +1,1 @@
+"""Groups: how the workers of one sink share its shards."""

@@ -1,0 +1,255 @@
+"""The one place that speaks MQTT, over aiomqtt.
+
+aiomqtt acknowledges a message on receipt. The bus must acknowledge only after the sink has it, and
+must publish without waiting for each PUBACK. Both go through the paho client that aiomqtt wraps
+(aiomqtt 2.x has no public way), and only here. A :class:`Link` is one connection: it is used once,
+because a client object that reconnects re-sends a queue of its own besides ours.
+
+MQTT 3.1.1 semantics only: every broker has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import aiomqtt
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode
+
+from bus.config import BrokerAddress
+from bus.errors import BrokerError
+
+__all__ = ["Delivery", "Link", "Will", "open_link"]
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+# A publish pending when the link is lost waits out its timeout; aiomqtt's default is 10 s.
+REQUEST_TIMEOUT_SECONDS = 3.0
+# How soon a peer that hangs without closing is given up, at half to one and a half times this.
+KEEPALIVE_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes for us when the link breaks."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as received. QoS 1 messages stay with the broker until :meth:`ack`.
+
+    Two deliveries of one message on one link are equal, and one ack settles both: NATS delivers
+    a held message again with the same packet id.
+    """
+
+    topic: str
+    payload: bytes
+    packet_id: int
+    link: Link
+
+    def ack(self) -> None:
+        """Tell the broker that the message is dealt with. Nothing happens if the link is gone."""
+        self.link.ack(self)
+
+
+class Link:
+    """One connection to the broker. Made by :func:`open_link`."""
+
+    def __init__(self, client: aiomqtt.Client, on_delivery: Callable[[Delivery], None]) -> None:
+        self._client = client
+        self._on_delivery = on_delivery
+        self._paho = client._client
+        self._pending: dict[int, Callable[[], None]] = {}
+        self._is_lost = asyncio.Event()
+        self.is_session_present = False
+        """The broker knew the session and kept its queue."""
+        self._hook()
+
+    def _hook(self) -> None:
+        """Put our own callbacks between paho and aiomqtt."""
+        inner_connect = self._paho.on_connect
+
+        def on_connect(
+            client: Any, userdata: Any, flags: Any, reason: Any, properties: Any = None
+        ) -> None:
+            self.is_session_present = bool(flags.session_present)
+            inner_connect(client, userdata, flags, reason, properties)  # type: ignore[misc,call-arg,arg-type]  # the union of two callback versions
+
+        self._paho.on_connect = on_connect
+        self._paho.on_message = self._on_message
+        self._paho.on_publish = self._on_publish
+        self._paho.manual_ack_set(True)
+        # The callers bound what is under way; paho's own queue behind 20 would hide it from them.
+        self._paho.max_inflight_messages_set(0)
+        self._client._disconnected.add_done_callback(self._on_disconnected)
+
+    def _on_disconnected(self, future: asyncio.Future[None]) -> None:
+        if not future.cancelled():
+            future.exception()  # else asyncio reports it as never retrieved
+        self._is_lost.set()
+
+    def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
+        delivery = Delivery(message.topic, message.payload, message.mid, self)
+        self._on_delivery(delivery)
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason: Any = None, properties: Any = None
+    ) -> None:
+        on_ack = self._pending.pop(mid, None)
+        if on_ack is not None:
+            on_ack()
+
+    @property
+    def is_lost(self) -> bool:
+        """The connection is gone; deliveries of it can no longer be acknowledged."""
+        return self._is_lost.is_set()
+
+    async def wait_lost(self) -> None:
+        """Return when the connection is gone."""
+        await self._is_lost.wait()
+
+    def ack(self, delivery: Delivery) -> None:
+        """Send PUBACK for a delivery of this link."""
+        if not self.is_lost:
+            self._paho.ack(delivery.packet_id, 1)
+
+    def send(self, topic: str, payload: bytes, on_ack: Callable[[], None] | None = None) -> None:
+        """Publish with QoS 1 and do not wait.
+
+        Args:
+            topic: Where to.
+            payload: What.
+            on_ack: Called on the event loop when the broker has acknowledged; never when the
+                link is lost before.
+
+        Raises:
+            BrokerError: The link is lost.
+        """
+        if self.is_lost:
+            raise BrokerError("the connection to the broker is lost")
+        info = self._paho.publish(topic, payload, qos=1)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise BrokerError(f"the broker connection refused a message: {info.rc.name}")
+        if on_ack is not None:
+            self._pending[info.mid] = on_ack
+
+    def send_once(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 0: heartbeats and such, which the next one replaces."""
+        if not self.is_lost:
+            self._paho.publish(topic, payload, qos=0)
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 1 and wait for the broker's acknowledgement.
+
+        Raises:
+            BrokerError: The link was lost, or nothing came for 3 s.
+        """
+        is_acked = asyncio.Event()
+        self.send(topic, payload, is_acked.set)
+        lost = asyncio.ensure_future(self._is_lost.wait())
+        acked = asyncio.ensure_future(is_acked.wait())
+        try:
+            await asyncio.wait(
+                (lost, acked),
+                timeout=REQUEST_TIMEOUT_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            lost.cancel()
+            acked.cancel()
+        if not is_acked.is_set():
+            raise BrokerError(f"the broker did not acknowledge a message to {topic}")
+
+    async def subscribe(self, filters: Iterable[str], qos: int = 1) -> None:
+        """Subscribe to all filters in one request.
+
+        Raises:
+            BrokerError: The link was lost, or the broker refused a filter.
+        """
+        wanted = [(name, qos) for name in filters]
+        try:
+            granted = await self._client.subscribe(wanted)
+        except aiomqtt.MqttError as error:
+            raise BrokerError(f"cannot subscribe: {error}") from error
+        for (name, _), code in zip(wanted, granted, strict=False):
+            if (code if isinstance(code, int) else code.value) >= 0x80:
+                raise BrokerError(f"the broker refused the subscription to {name}")
+
+
+@asynccontextmanager
+async def open_link(
+    address: BrokerAddress,
+    client_id: str,
+    *,
+    is_clean: bool = True,
+    will: Will | None = None,
+    on_delivery: Callable[[Delivery], None] | None = None,
+    keepalive_seconds: int = KEEPALIVE_SECONDS,
+) -> AsyncIterator[Link]:
+    """Connect to the broker, and disconnect at the end.
+
+    Args:
+        address: Where and how.
+        client_id: The broker lets one connection own it and closes the previous one.
+        is_clean: False keeps the session, its subscriptions and its queue in the broker.
+        will: Published by the broker when the link breaks.
+        on_delivery: Called on the event loop for each message. It must not block or raise.
+        keepalive_seconds: A peer silent for longer is taken for lost.
+
+    Raises:
+        BrokerError: The broker cannot be reached or refuses us.
+    """
+    client = aiomqtt.Client(
+        address.host,
+        address.port,
+        username=address.username,
+        password=address.password,
+        identifier=client_id,
+        clean_session=is_clean,
+        will=aiomqtt.Will(will.topic, will.payload, qos=1) if will else None,
+        keepalive=keepalive_seconds,
+        timeout=REQUEST_TIMEOUT_SECONDS,
+        tls_context=ssl.create_default_context() if address.is_tls else None,
+        socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+    )
+    client._client.connect_timeout = CONNECT_TIMEOUT_SECONDS
+    link = Link(client, on_delivery or _ignore)
+    await _connect(client, address)
+    try:
+        yield link
+    finally:
+        link._is_lost.set()
+        with contextlib.suppress(aiomqtt.MqttError, OSError):
+            await client.__aexit__(None, None, None)
+        client._client._sock_close()
+
+
+async def _connect(client: aiomqtt.Client, address: BrokerAddress) -> None:
+    try:
+        await client.__aenter__()
+    except (aiomqtt.MqttError, OSError, ValueError) as error:
+        client._client._sock_close()
+        _refuse(address, error)
+    except asyncio.CancelledError:
+        client._client._sock_close()
+        raise
+
+
+def _refuse(address: BrokerAddress, error: Exception) -> NoReturn:
+    reason = str(error) or type(error).__name__
+    raise BrokerError(
+        f"cannot connect to the broker at {address}: {reason}; check TRAINBUS_BROKER"
+    ) from error
+
+
+def _ignore(delivery: Delivery) -> None:
+    delivery.ack()
