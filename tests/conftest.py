@@ -4,4 +4,5 @@ pytest_plugins = [
     "tests.fixtures.brokers",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
+    "tests.fixtures.processes",
 ]
