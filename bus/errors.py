@@ -1,7 +1,7 @@
 """Every error trainbus raises, in one tree.
 
     TrainbusError
-    ├── ConfigError          a setting or an argument is wrong; the message says which and what to do
+    ├── ConfigError          a setting or an argument is wrong; the message names it and the way out
     ├── EventError           an event breaks the contract; ``field`` names where
     ├── JournalError         the spool cannot be read or written
     ├── LogError             the event log cannot be reached or refuses
@@ -55,7 +55,15 @@ class JournalError(TrainbusError):
 
 
 class LogError(TrainbusError):
-    """The event log cannot be reached, or what it holds is not ours."""
+    """The event log cannot be reached, or what it holds is not ours.
+
+    Attributes:
+        is_retryable: The same call may succeed later: the database is locked, away or full.
+    """
+
+    def __init__(self, message: str, is_retryable: bool = False) -> None:
+        super().__init__(message)
+        self.is_retryable = is_retryable
 
 
 class BrokerError(TrainbusError):

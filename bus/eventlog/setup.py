@@ -1,0 +1,57 @@
+"""Making the tables, once, and refusing databases that are not ours."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine, insert, inspect, select, text
+
+from bus.errors import LogError
+from bus.eventlog.schema import SCHEMA_VERSION, log_meta, metadata
+
+__all__ = ["prepare"]
+
+_POSTGRES_LOCK = 0x7472_6169_6E62  # "trainb": any number that others do not use
+
+
+def prepare(reader: Engine, writer: Engine, place: str, create: bool) -> None:
+    """Check the tables, or make them in an empty database.
+
+    Raises:
+        LogError: The database holds something else, a newer log, or nothing and ``create`` is
+            False.
+    """
+    with reader.begin() as connection:
+        if _is_ready(connection, place):
+            return
+    if not create:
+        raise LogError(f"there is no event log at {place}")
+    with writer.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Two first workers at once; on SQLite BEGIN IMMEDIATE keeps them apart.
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:number)"), {"number": _POSTGRES_LOCK}
+            )
+        if not _is_ready(connection, place):
+            metadata.create_all(connection)
+            connection.execute(insert(log_meta), {"version": SCHEMA_VERSION})
+
+
+def _is_ready(connection: Connection, place: str) -> bool:
+    """Whether the tables are there; False for an empty database."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables:
+        return False
+    missing = sorted(set(metadata.tables) - tables)
+    if log_meta.name not in tables:
+        raise LogError(
+            f"{place} is no event log but holds other tables "
+            f"({', '.join(sorted(tables)[:3])}, …): give the log a database of its own"
+        )
+    version = connection.scalar(select(log_meta.c.version))
+    if not isinstance(version, int) or (version == SCHEMA_VERSION and missing):
+        raise LogError(f"{place} is no event log of trainbus, or a damaged one")
+    if version != SCHEMA_VERSION:
+        raise LogError(
+            f"{place} is an event log of version {version}, this trainbus knows "
+            f"{SCHEMA_VERSION}: install the version of trainbus that wrote it"
+        )
+    return True
