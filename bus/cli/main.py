@@ -68,8 +68,8 @@ def _load(entry: EntryPoint) -> Any:
 
 def _what_to_install(module: str) -> str:
     package = module.partition(".")[0]
-    extra = _EXTRAS.get(package)
-    return f"it needs {package}: pip install {f"'trainbus[{extra}]'" if extra else package}"
+    wanted = f"'trainbus[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+    return f"it needs {package}: pip install {wanted}"
 
 
 def _unavailable(name: str, reason: str) -> Any:
