@@ -6,6 +6,7 @@
     ├── JournalError         the spool cannot be read or written
     ├── LogError             the event log cannot be reached or refuses
     ├── BrokerError          the broker cannot be reached, started or refuses
+    ├── StoreError           the artifact store cannot be used, or does not hold what was asked for
     └── SinkError            a tracker did not take what it was given
         ├── RetryableSinkError   it may take it later
         └── PermanentSinkError   it never will
@@ -24,6 +25,7 @@ __all__ = [
     "PermanentSinkError",
     "RetryableSinkError",
     "SinkError",
+    "StoreError",
     "TrainbusError",
 ]
 
@@ -68,6 +70,20 @@ class LogError(TrainbusError):
 
 class BrokerError(TrainbusError):
     """The MQTT broker cannot be reached, started, or refused a request."""
+
+
+class StoreError(TrainbusError):
+    """The artifact store cannot be reached, or does not hold what was asked for.
+
+    Attributes:
+        is_missing: The file or blob is not there; trying again will not bring it back.
+        is_damaged: The bytes are not those the checksum was taken of.
+    """
+
+    def __init__(self, message: str, *, is_missing: bool = False, is_damaged: bool = False) -> None:
+        super().__init__(message)
+        self.is_missing = is_missing
+        self.is_damaged = is_damaged
 
 
 class SinkError(TrainbusError):
