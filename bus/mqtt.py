@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import aiomqtt
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.reasoncodes import ReasonCode
 
 from bus.config import BrokerAddress
 from bus.errors import BrokerError
@@ -82,7 +83,7 @@ class Link:
             client: Any, userdata: Any, flags: Any, reason: Any, properties: Any = None
         ) -> None:
             self.is_session_present = bool(flags.session_present)
-            inner_connect(client, userdata, flags, reason, properties)  # type: ignore[misc,call-arg,arg-type]  # the union of two callback versions
+            inner_connect(client, userdata, flags, reason, properties)  # type: ignore[misc,call-arg]  # the union of two callback versions
 
         self._paho.on_connect = on_connect
         self._paho.on_message = self._on_message
@@ -98,7 +99,7 @@ class Link:
         self._is_lost.set()
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
-        delivery = Delivery(message.topic, message.payload, message.mid, self)
+        delivery = Delivery(message.topic, bytes(message.payload), message.mid, self)
         self._on_delivery(delivery)
 
     def _on_publish(
@@ -177,11 +178,12 @@ class Link:
         """
         wanted = [(name, qos) for name in filters]
         try:
-            granted = await self._client.subscribe(wanted)
+            granted: Any = await self._client.subscribe(wanted)
         except aiomqtt.MqttError as error:
             raise BrokerError(f"cannot subscribe: {error}") from error
         for (name, _), code in zip(wanted, granted, strict=False):
-            if (code if isinstance(code, int) else code.value) >= 0x80:
+            # MQTT 3.1.1 SUBACK: 0x80 is failure; paho gives a number or a ReasonCode.
+            if (code.value if isinstance(code, ReasonCode) else code) >= 0x80:
                 raise BrokerError(f"the broker refused the subscription to {name}")
 
 

@@ -82,7 +82,7 @@ SINK_RETRY = RetryPolicy()
 """For a sink that is down: without end."""
 
 RECONNECT = RetryPolicy(initial_seconds=0.4, cap_seconds=5.0)
-"""For a link to the broker. NATS refuses a client id that returns faster than about once a second."""
+"""For a link to the broker. NATS refuses a client id that returns within about a second."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,47 @@
+"""Heartbeats of shippers, on ``nodes/{node}/{spool}``; also their last will."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bus.errors import EventError
+
+__all__ = ["NodeHeartbeat", "decode_node", "encode_node"]
+
+
+class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a shipper tells about its node.
+
+    Attributes:
+        sources: Per source the lowest id its journal still holds: all below is stored or gone.
+        waiting: Events published and not yet confirmed as stored.
+        backlog_bytes: Journal bytes not yet published.
+        has_left: The shipper has gone; also its last will.
+    """
+
+    node: str
+    spool: str
+    sources: dict[str, int] = {}
+    waiting: int = 0
+    backlog_bytes: int = 0
+    has_left: bool = False
+
+
+_decoder = msgspec.json.Decoder(NodeHeartbeat)
+
+
+def encode_node(beat: NodeHeartbeat) -> bytes:
+    """Write a heartbeat."""
+    return msgspec.json.encode(beat)
+
+
+def decode_node(payload: bytes) -> NodeHeartbeat:
+    """Read a heartbeat.
+
+    Raises:
+        EventError: It is none.
+    """
+    try:
+        return _decoder.decode(payload)
+    except msgspec.DecodeError as error:
+        raise EventError("node", str(error)) from error

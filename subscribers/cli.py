@@ -1,0 +1,63 @@
+"""``trainbus worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+from bus.config import Settings
+from bus.errors import ConfigError
+from bus.group.membership import HEARTBEAT_SECONDS
+from bus.sinks import sink_names
+from bus.topics import SLOTS
+from subscribers.worker.main import DEFAULT_SHARDS, LOG_GROUP, WorkerOptions, run_worker
+
+__all__ = ["worker"]
+
+
+def worker(
+    sink: Annotated[str, typer.Argument(help="log, or the name of an installed sink: mlflow, …")],
+    shards: Annotated[
+        int, typer.Option(help="Shards of the group, the same for all its members.")
+    ] = DEFAULT_SHARDS,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Also deliver runs from before the group existed.")
+    ] = False,
+    no_log: Annotated[
+        bool,
+        typer.Option(
+            "--no-log", help="Work without the event log: no catch-up, messages are held."
+        ),
+    ] = False,
+    heartbeat: Annotated[
+        float, typer.Option(help="Seconds between heartbeats, the same for all members.")
+    ] = HEARTBEAT_SECONDS,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+) -> None:
+    """Run one member of a group: start as many as you like, anywhere."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    known = [LOG_GROUP, *sink_names()]
+    if sink not in known:
+        raise ConfigError(f"no sink {sink!r}; there are: {', '.join(known)}")
+    if not 1 <= shards <= SLOTS:
+        raise ConfigError(f"--shards {shards}: a group has 1 to {SLOTS} shards")
+    if not heartbeat > 0:
+        raise ConfigError(f"--heartbeat {heartbeat}: must be above 0")
+    options = WorkerOptions(sink, shards, backfill, not no_log, heartbeat)
+    asyncio.run(_run(options, Settings.from_environment()))
+
+
+async def _run(options: WorkerOptions, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run_worker(options, settings, os.environ, stop)

@@ -1,0 +1,272 @@
+"""The log group's consumer: many messages, one transaction, then the stored-acks, then PUBACK.
+
+A message is acknowledged, and its shipper told that it may trim its journal, only after the
+transaction that holds it is synced to disk. Killed anywhere before, the broker delivers it again
+and the log drops what it has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bus.deadletters import decode_letter
+from bus.errors import EventError, LogError
+from bus.eventlog import AppendResult, DeadLetter, LogRecord
+from bus.eventlog.aio import AsyncEventLog
+from bus.events import decode_envelope
+from bus.group.host import GroupHost
+from bus.idranges import IdRanges
+from bus.mqtt import Delivery
+from bus.nodes import decode_node
+from bus.retry import Backoff, RetryPolicy
+from bus.source import Source
+from bus.stored import encode_stored
+from bus.topics import Topics, shard_of, slot_of
+
+__all__ = ["LogConsumer"]
+
+logger = logging.getLogger(__name__)
+
+BATCH_EVENTS = 500
+BATCH_BYTES = 8 * 1024 * 1024
+IDLE_SECONDS = 0.3
+"""A shard that has received nothing for so long is reported idle."""
+
+_LOG_RETRY = RetryPolicy(initial_seconds=0.2, cap_seconds=10.0)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    shard: int
+    delivery: Delivery
+    record: LogRecord
+
+
+class LogConsumer:
+    """Stores the events of its shards (:class:`bus.group.host.Consumer`)."""
+
+    def __init__(
+        self,
+        log: AsyncEventLog,
+        topics: Topics,
+        shards: int,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.host: GroupHost | None = None
+        self._log = log
+        self._topics = topics
+        self._shards = shards
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._queue: deque[_Waiting] = deque()
+        self._in_hand: list[_Waiting] = []
+        self._is_fed = asyncio.Event()
+        self._is_flushed = asyncio.Event()
+        self._is_flushed.set()
+        self._received_at: dict[int, float] = {}
+        self._chores: set[asyncio.Task[object]] = set()
+        self._lowest: dict[str, int] = {}
+        self._lost: dict[str, int] = {}
+        self._counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "undecodable": 0}
+
+    def on_delivery(self, shard: int, delivery: Delivery) -> None:
+        """Queue a message for the next transaction."""
+        self._received_at[shard] = self._clock()
+        try:
+            record = _record(self._topics, delivery)
+        except EventError as error:
+            self._counts["undecodable"] += 1
+            logger.warning("log: refused a message on %s: %s", delivery.topic, error)
+            self._do(self._keep_undecodable(delivery, error))
+            return
+        self._queue.append(_Waiting(shard, delivery, record))
+        self._is_flushed.clear()
+        self._is_fed.set()
+
+    def on_notice(self, delivery: Delivery) -> None:
+        """A shipper's heartbeat, or a dead letter of a group."""
+        if delivery.topic.startswith(f"{self._topics.prefix}/dead/"):
+            letter = decode_letter(self._topics, delivery.topic, delivery.payload)
+            self._do(self._log.add_dead_letter(letter))
+            return
+        for source, lowest in decode_node(delivery.payload).sources.items():
+            if lowest > 1 and self._lowest.get(source) != lowest:
+                self._lowest[source] = lowest
+                self._do(self._record_lost(source, lowest - 1))
+
+    def on_shard(self, shard: int) -> None:
+        """The session stands: from now on silence means that there is nothing."""
+        self._received_at[shard] = self._clock()
+
+    async def release(self, shards: frozenset[int]) -> None:
+        """Store what has been received before the sessions are let go of."""
+        if self._queue or self._in_hand:
+            try:
+                await asyncio.wait_for(self._is_flushed.wait(), 10.0)
+            except TimeoutError:
+                logger.warning("log: gave up shards with events unstored: they are sent again")
+        for shard in shards:
+            self._received_at.pop(shard, None)
+
+    def idle(self, now: float) -> list[int]:
+        """Shards with nothing in hand, and nothing received for a moment."""
+        busy = {waiting.shard for waiting in (*self._queue, *self._in_hand)}
+        return sorted(
+            shard
+            for shard, at in self._received_at.items()
+            if shard not in busy and now - at >= IDLE_SECONDS
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Counters for the heartbeat."""
+        return {
+            **self._counts,
+            "lost": sum(self._lost.values()),
+            "held": len(self._queue) + len(self._in_hand),
+        }
+
+    async def store(self) -> None:
+        """Move what is queued into the log, one transaction after the other; never returns."""
+        while True:
+            await self._is_fed.wait()
+            self._is_fed.clear()
+            while self._queue:
+                self._in_hand = self._take()
+                await self._store(self._in_hand)
+                self._in_hand = []
+            self._is_flushed.set()
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        size = 0
+        while self._queue and len(batch) < BATCH_EVENTS and size < BATCH_BYTES:
+            batch.append(self._queue.popleft())
+            size += len(batch[-1].delivery.payload)
+        return batch
+
+    async def _store(self, batch: Sequence[_Waiting]) -> None:
+        backoff = Backoff(_LOG_RETRY)
+        while True:
+            try:
+                records = [waiting.record for waiting in batch]
+                result = await self._log.append(records, self._wall_clock())
+                break
+            except LogError as error:
+                if not error.is_retryable:
+                    await self._store_apart(batch, error)
+                    return
+                logger.warning("log: cannot store, will retry: %s", error)
+                await asyncio.sleep(backoff.next_seconds())
+        self._note(result, len(batch))
+        self._confirm(result)
+        for waiting in batch:
+            waiting.delivery.ack()
+
+    async def _store_apart(self, batch: Sequence[_Waiting], error: LogError) -> None:
+        """The database refuses the batch for good: find the event it means."""
+        if len(batch) > 1:
+            for waiting in batch:
+                await self._store([waiting])
+            return
+        await self._keep_undecodable(batch[0].delivery, error)
+
+    def _note(self, result: AppendResult, events: int) -> None:
+        self._counts["stored"] += events - result.duplicates
+        self._counts["duplicates"] += result.duplicates
+        self._counts["conflicts"] += len(result.conflicts)
+        for source, number in result.conflicts:
+            logger.error(
+                "log: event %d of %s arrived again with other bytes; the first stays",
+                *(number, source),
+            )
+
+    def _confirm(self, result: AppendResult) -> None:
+        """Tell the shippers and sinks of each run what is stored. A lost ack is sent anew later."""
+        link = self.host.link if self.host else None
+        if link is None or link.is_lost:
+            return
+        runs: dict[tuple[str, str], dict[str, IdRanges]] = {}
+        for source, state in result.states.items():
+            runs.setdefault((state.project, state.run), {})[source] = state.stored
+        for (project, run), sources in runs.items():
+            link.send_once(self._topics.stored(project, run), encode_stored(sources))
+
+    async def _record_lost(self, source: str, last: int) -> None:
+        """The journal has nothing up to ``last`` any more: what the log lacks of it is lost."""
+        run = Source.parse(source).run
+        if shard_of(slot_of(run), self._shards) not in self._received_at:
+            return
+        reason = "the journal no longer holds it"
+        state = await self._log.record_lost(source, 1, last, reason, self._wall_clock())
+        if state is not None and state.lost and len(state.lost) != self._lost.get(source):
+            self._lost[source] = len(state.lost)
+            logger.error("log: run %s: events %s of %s are lost", run, state.lost, source)
+            self._confirm(AppendResult({source: state}))
+
+    async def _keep_undecodable(self, delivery: Delivery, error: Exception) -> None:
+        """Keep what cannot be stored as an event; acknowledged only once it is kept."""
+        backoff = Backoff(_LOG_RETRY)
+        letter = _undecodable(delivery, error, self._wall_clock())
+        while True:
+            try:
+                await self._log.add_dead_letter(letter)
+                break
+            except LogError as failure:
+                if not failure.is_retryable:
+                    raise
+                await asyncio.sleep(backoff.next_seconds())
+        delivery.ack()
+
+    def _do(self, chore: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[object]) -> None:
+        self._chores.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("log: %s", error)
+
+
+def _undecodable(delivery: Delivery, error: Exception, now: float) -> DeadLetter:
+    return DeadLetter(
+        group="log",
+        source="",
+        id=0,
+        run="",
+        project="",
+        reason="undecodable",
+        error=f"{delivery.topic}: {error}",
+        attempts=1,
+        time=now,
+        raw=delivery.payload,
+    )
+
+
+def _record(topics: Topics, delivery: Delivery) -> LogRecord:
+    """Read who and what of a message; raises EventError when it is not one of ours."""
+    topic = topics.parse_event(delivery.topic)
+    envelope = decode_envelope(delivery.payload)
+    if (topic.project, topic.run, topic.kind) != (
+        envelope.project,
+        envelope.subject,
+        envelope.kind,
+    ):
+        raise EventError("topic", f"{delivery.topic} is not the topic of the event on it")
+    return LogRecord(
+        source=envelope.source,
+        id=envelope.number,
+        run=envelope.subject,
+        project=envelope.project,
+        run_name=envelope.runname,
+        kind=envelope.kind,
+        time=envelope.time_seconds,
+        raw=delivery.payload,
+    )

@@ -1,0 +1,245 @@
+"""What a sink worker does with its shards: sorts deliveries by run, and keeps the runs going."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from bus.errors import EventError, LogError
+from bus.eventlog import SourceState
+from bus.eventlog.aio import AsyncEventLog
+from bus.events import decode_envelope
+from bus.feed import Item
+from bus.mqtt import Delivery
+from bus.sinks import RunRef, Sink
+from bus.stored import decode_stored
+from bus.topics import EventTopic, Topics, shard_of, slot_of
+from subscribers.worker.pump import RunPump
+from subscribers.worker.writer import DeadLetterKeeper, WriterStats
+
+__all__ = ["SinkConsumer"]
+
+logger = logging.getLogger(__name__)
+
+LET_GO_SECONDS = 5.0
+"""A run that waits longer than this leaves its messages to the event log."""
+
+CROWDED_DELIVERIES = 8
+CROWDED_LET_GO_SECONDS = 0.25
+"""With so many messages of a shard waiting, a run that is stuck leaves its own at once: brokers
+deliver about 20 (Mosquitto) or 10 (RabbitMQ) before they want an acknowledgement, and the other
+runs of the shard need the room."""
+
+TICK_SECONDS = 0.1
+LOOK_SECONDS = 15.0
+LATE_COMMIT_SECONDS = 60.0
+"""How far the clocks and commits of log writers may be apart."""
+
+FORGET_SECONDS = 30.0
+REMEMBERED_SOURCES = 20_000
+STOP_SECONDS = 10.0
+
+
+class SinkConsumer:
+    """Consumes the shards of one sink group (:class:`bus.group.host.Consumer`)."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        topics: Topics,
+        shards: int,
+        log: AsyncEventLog | None,
+        dead_letters: DeadLetterKeeper,
+        since: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.stats = WriterStats()
+        self._sink = sink
+        self._topics = topics
+        self._shards = shards
+        self._log = log
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._pumps: dict[tuple[str, str], RunPump] = {}
+        self._owned: set[int] = set()
+        self._look_from = since
+        self._since = since
+        self._look_now = asyncio.Event()
+        self._seen: OrderedDict[str, str] = OrderedDict()
+        self._undecodable = 0
+        self._warned_gaps: set[tuple[str, int, int]] = set()
+
+    def on_delivery(self, shard: int, delivery: Delivery) -> None:
+        """Take a message in, or acknowledge it at once when there is nothing to do for it."""
+        try:
+            topic = self._topics.parse_event(delivery.topic)
+            envelope = decode_envelope(delivery.payload)
+            _check_place(topic, envelope.project, envelope.subject, envelope.kind)
+        except EventError as error:
+            # The log group keeps it as a dead letter; without an id nobody else can do anything.
+            self._undecodable += 1
+            logger.warning(
+                "%s: refused a message on %s: %s", self._sink.name, delivery.topic, error
+            )
+            delivery.ack()
+            return
+        pump = self._pump(RunRef(envelope.project, envelope.subject, envelope.runname))
+        item = Item(
+            envelope.source,
+            envelope.number,
+            envelope.kind,
+            delivery.payload,
+            delivery,
+            self._clock(),
+        )
+        settled = pump.feed.offer(item)
+        if settled is not None:
+            settled.ack()
+        pump.wake()
+
+    def on_notice(self, delivery: Delivery) -> None:
+        """A stored-ack: runs that wait for the log can go on."""
+        try:
+            project, run = self._topics.parse_tail(delivery.topic)
+            sources = decode_stored(delivery.payload)
+        except (EventError, ValueError) as error:
+            logger.warning("%s: ignored %s: %s", self._sink.name, delivery.topic, error)
+            return
+        pump = self._pumps.get((project, run))
+        if pump is None:
+            return
+        for source, ranges in sources.items():
+            pump.feed.stored(source, ranges)
+        pump.wake()
+
+    def on_shard(self, shard: int) -> None:
+        """A shard became ours, or its link is back: look for what was missed."""
+        self._owned.add(shard)
+        self._look_from = self._since
+        self._look_now.set()
+
+    async def release(self, shards: frozenset[int]) -> None:
+        """Finish the writes in hand of these shards and forget their runs."""
+        self._owned -= shards
+        leaving = [key for key in self._pumps if self._shard(key[1]) in shards]
+        pumps = [self._pumps.pop(key) for key in leaving]
+        await asyncio.gather(*(pump.stop(STOP_SECONDS) for pump in pumps))
+        await asyncio.gather(*(self._sink.close_run(pump.run) for pump in pumps))
+
+    def idle(self, now: float) -> list[int]:
+        """Shards without a run that has anything to do."""
+        busy = {self._shard(key[1]) for key, pump in self._pumps.items() if pump.is_running}
+        return sorted(self._owned - busy)
+
+    def report(self) -> dict[str, Any]:
+        """Counters for the heartbeat."""
+        now = self._clock()
+        return {
+            **{field: getattr(self.stats, field) for field in self.stats.__slots__},
+            "undecodable": self._undecodable,
+            "runs": len(self._pumps),
+            "lag": sum(pump.feed.lag() for pump in self._pumps.values()),
+            "held": sum(pump.feed.held() for pump in self._pumps.values()),
+            "waiting_seconds": max(
+                (p.waiting_seconds(now) for p in self._pumps.values()), default=0
+            ),
+        }
+
+    async def tend(self) -> None:
+        """Let go of what waits too long, look into the log, forget what is done; never returns."""
+        next_look = self._clock()
+        while True:
+            now = self._clock()
+            self._let_go(now)
+            await self._forget(now)
+            if self._look_now.is_set() or now >= next_look:
+                self._look_now.clear()
+                await self._look()
+                next_look = self._clock() + LOOK_SECONDS
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _let_go(self, now: float) -> None:
+        if self._log is None:
+            self._report_gaps()
+            return
+        running = [(key, pump) for key, pump in self._pumps.items() if pump.is_running]
+        held: dict[int, int] = {}
+        for key, pump in running:
+            shard = self._shard(key[1])
+            held[shard] = held.get(shard, 0) + pump.feed.held()
+        for key, pump in running:
+            is_crowded = held[self._shard(key[1])] >= CROWDED_DELIVERIES
+            is_stuck = pump.waiting_seconds(now) >= CROWDED_LET_GO_SECONDS
+            patience = CROWDED_LET_GO_SECONDS if is_crowded and is_stuck else LET_GO_SECONDS
+            for delivery in pump.feed.let_go(now, patience):
+                delivery.ack()
+
+    def _report_gaps(self) -> None:
+        """Without the log a hole can only be filled by the shipper: say exactly what is missing."""
+        for pump in self._pumps.values():
+            for gap in pump.feed.gaps():
+                if gap not in self._warned_gaps and len(self._warned_gaps) < REMEMBERED_SOURCES:
+                    self._warned_gaps.add(gap)
+                    logger.warning("%s: missing events %d to %d", *gap)
+
+    async def _forget(self, now: float) -> None:
+        idle = [
+            key
+            for key, pump in self._pumps.items()
+            if not pump.is_running and now - pump.active_at > FORGET_SECONDS
+        ]
+        for key in idle:
+            pump = self._pumps.pop(key)
+            await self._sink.close_run(pump.run)
+
+    async def _look(self) -> None:
+        """Find runs of our shards that the log has more of than the sink."""
+        if self._log is None or not self._owned:
+            return
+        began = self._wall_clock()
+        try:
+            states = await self._log.changed_since(self._look_from)
+        except LogError as error:
+            logger.warning("%s: cannot look into the event log: %s", self._sink.name, error)
+            return
+        for state in states:
+            if self._shard(state.run) in self._owned and self._is_news(state):
+                pump = self._pump(RunRef(state.project, state.run, state.run_name))
+                pump.feed.stored(state.source, state.stored, state.lost)
+                pump.wake()
+        self._look_from = max(began - LATE_COMMIT_SECONDS, self._since)
+
+    def _is_news(self, state: SourceState) -> bool:
+        """Whether the source has changed since it was looked at; remembers the last ones."""
+        text = f"{state.stored}|{state.lost}"
+        known = self._seen.get(state.source) == text
+        self._seen[state.source] = text
+        self._seen.move_to_end(state.source)
+        if len(self._seen) > REMEMBERED_SOURCES:
+            self._seen.popitem(last=False)
+        return not known or (state.project, state.run) in self._pumps
+
+    def _pump(self, run: RunRef) -> RunPump:
+        key = (run.project, run.run)
+        pump = self._pumps.get(key)
+        if pump is None:
+            pump = RunPump(run, self._sink, self._log, self._dead_letters, self.stats, self._clock)
+            self._pumps[key] = pump
+        return pump
+
+    def _shard(self, run: str) -> int:
+        return shard_of(slot_of(run), self._shards)
+
+
+def _check_place(topic: EventTopic, project: str, run: str, kind: str) -> None:
+    """Refuse an event on a topic that is not its own: brokers grant access by topic."""
+    if (topic.project, topic.run, topic.kind) != (project, run, kind):
+        raise EventError(
+            "topic", f"is of {topic.project}/{topic.run}/{topic.kind}, the event is not"
+        )

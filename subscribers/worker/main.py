@@ -1,0 +1,162 @@
+"""One worker process of a sink group, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bus.config import Settings
+from bus.errors import ConfigError, LogError
+from bus.eventlog.aio import AsyncEventLog
+from bus.group.host import Consumer, GroupHost
+from bus.group.membership import HEARTBEAT_SECONDS
+from bus.retry import Backoff, RetryPolicy
+from bus.sinks import load_sink
+from bus.topics import Topics
+from subscribers.log.consumer import LogConsumer
+from subscribers.worker.consumer import SinkConsumer
+from subscribers.worker.letters import DeadLetters
+
+__all__ = ["DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions", "run_worker"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SHARDS = 8
+LOG_GROUP = "log"
+_OPEN_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker is started.
+
+    Attributes:
+        sink: Name of the sink, or "log".
+        shards: Shards of its group; the same for all members.
+        is_backfill: Catch up on runs from before the group existed.
+        has_log: Use the event log; without it a worker holds messages instead of catching up.
+        heartbeat_seconds: Between two heartbeats; the same for all members.
+    """
+
+    sink: str
+    shards: int = DEFAULT_SHARDS
+    is_backfill: bool = False
+    has_log: bool = True
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
+
+
+async def run_worker(
+    options: WorkerOptions, settings: Settings, environ: Mapping[str, str], stop: asyncio.Event
+) -> None:
+    """Work until ``stop`` is set, then finish the writes in hand.
+
+    Raises:
+        ConfigError: The sink, the log or the group does not allow it.
+        LogError: The event log is not ours, or of another version.
+    """
+    log = await _open_log(settings, stop) if options.has_log else None
+    if stop.is_set():
+        return
+    try:
+        if options.sink == LOG_GROUP:
+            await _run_log_worker(options, settings, log, stop)
+        else:
+            await _run_sink_worker(options, settings, environ, log, stop)
+    finally:
+        if log is not None:
+            await log.close()
+
+
+async def _run_log_worker(
+    options: WorkerOptions, settings: Settings, log: AsyncEventLog | None, stop: asyncio.Event
+) -> None:
+    if log is None:
+        raise ConfigError("the log worker needs the event log: set TRAINBUS_LOG")
+    topics = settings.topics
+    consumer = LogConsumer(log, topics, options.shards)
+    notices = (topics.nodes_filter, topics.dead_filter)
+    host = _host(options, settings, topics, consumer, notices)
+    consumer.host = host
+    await _run(host, stop, consumer.store())
+
+
+async def _run_sink_worker(
+    options: WorkerOptions,
+    settings: Settings,
+    environ: Mapping[str, str],
+    log: AsyncEventLog | None,
+    stop: asyncio.Event,
+) -> None:
+    topics = settings.topics
+    sink = load_sink(options.sink, settings, environ)
+    since = 0.0
+    if log is not None:
+        group = await log.register_group(options.sink, options.shards, time.time())
+        if options.is_backfill:
+            group = await log.move_group_start(options.sink, 0.0) or group
+        since = group.started_at
+    letters = DeadLetters(options.sink, topics, log)
+    consumer = SinkConsumer(sink, topics, options.shards, log, letters, since)
+    host = _host(options, settings, topics, consumer, (topics.stored_filter,))
+    letters.host = host
+    try:
+        await _run(host, stop, consumer.tend())
+    finally:
+        await sink.close()
+
+
+def _host(
+    options: WorkerOptions,
+    settings: Settings,
+    topics: Topics,
+    consumer: Consumer,
+    notices: tuple[str, ...],
+) -> GroupHost:
+    member = f"{socket.gethostname() or 'host'}-{secrets.token_hex(4)}"
+    return GroupHost(
+        settings.broker,
+        topics,
+        options.sink,
+        member,
+        options.shards,
+        consumer,
+        notices,
+        options.heartbeat_seconds,
+    )
+
+
+async def _run(host: GroupHost, stop: asyncio.Event, work: object) -> None:
+    """Run the member and its consumer's work; the first to fail ends both."""
+    tasks = [asyncio.create_task(host.run(stop)), asyncio.create_task(work)]  # type: ignore[arg-type]  # a coroutine
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _open_log(settings: Settings, stop: asyncio.Event) -> AsyncEventLog | None:
+    """Open the event log, and wait for it when its server is not there yet."""
+    backoff = Backoff(_OPEN_RETRY)
+    if settings.log is None:
+        return None
+    while not stop.is_set():
+        try:
+            return await AsyncEventLog.open(settings.log)
+        except LogError as error:
+            if not error.is_retryable:
+                raise
+            logger.warning("%s; will retry", error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), backoff.next_seconds())
+    return None

@@ -1,0 +1,169 @@
+"""Writing batches to a sink: retries, the search for a poisonous event, dead letters.
+
+The sink's errors decide. ``RetryableSinkError``: the same batch again, without end. Permanent: the
+batch is halved until the culprit stands alone, which becomes a dead letter. An error the sink did
+not translate is tried a few times and then permanent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from tenacity import RetryCallState
+
+from bus.errors import EventError, LogError, PermanentSinkError, RetryableSinkError, SinkError
+from bus.events import Event, decode
+from bus.feed import Item
+from bus.retry import SINK_RETRY, RetryPolicy
+from bus.sinks import Marks, RunRef, Sink
+
+__all__ = ["BatchWriter", "DeadLetterKeeper", "WriterStats"]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_ERROR_ATTEMPTS = 5
+
+T = TypeVar("T")
+
+
+class DeadLetterKeeper(Protocol):
+    """Where dead letters go. It must hold the letter when ``keep`` returns."""
+
+    async def keep(self, run: RunRef, item: Item, error: Exception, attempts: int) -> None:
+        """Keep one event that the sink will never take.
+
+        Raises:
+            LogError: It cannot be kept now.
+        """
+
+
+@dataclass(slots=True)
+class WriterStats:
+    """Counters of a worker since its start, for heartbeats."""
+
+    delivered: int = 0
+    not_applicable: int = 0
+    dead: int = 0
+    retries: int = 0
+    batches: int = 0
+    last_error: str = ""
+
+
+@dataclass(slots=True)
+class BatchWriter:
+    """Writes batches of one run; made for one run, used by one task.
+
+    Attributes:
+        sleep: Waits between attempts; raises to give up (the worker stops, the shard has moved).
+        retrying_since: When the call under way first failed (monotonic); None while it goes well.
+    """
+
+    sink: Sink
+    run: RunRef
+    dead_letters: DeadLetterKeeper
+    stats: WriterStats
+    sleep: Callable[[float], Awaitable[None]]
+    policy: RetryPolicy = SINK_RETRY
+    clock: Callable[[], float] = time.monotonic
+    retrying_since: float | None = field(default=None, init=False)
+    _attempts: int = field(default=0, init=False)
+
+    async def open(self) -> Marks:
+        """Open the run in the sink and read its marks.
+
+        Raises:
+            PermanentSinkError: It can never be opened.
+        """
+        return await self._insist(lambda: self.sink.open_run(self.run))
+
+    async def write(self, items: Sequence[Item], marks: Marks) -> None:
+        """Write a batch or give up its parts; ``marks`` holds all of it afterwards."""
+        pairs: list[tuple[Item, Event]] = []
+        dead_before = self.stats.dead
+        for item in items:
+            if item.kind not in self.sink.kinds:
+                self.stats.not_applicable += 1
+                marks.add_applied(item.source, item.number)
+                continue
+            try:
+                pairs.append((item, decode(item.raw)))
+            except EventError as error:
+                await self.give_up(item, error, marks)
+        await self._write(pairs, marks)
+        if self.stats.dead != dead_before:
+            await self._insist(lambda: self.sink.write(self.run, [], marks))
+
+    async def give_up(self, item: Item, error: Exception, marks: Marks) -> None:
+        """Make a dead letter of an event, and note that in the marks once it is kept."""
+
+        async def keep() -> None:
+            try:
+                await self.dead_letters.keep(self.run, item, error, max(self._attempts, 1))
+            except LogError as failure:
+                raise RetryableSinkError(f"cannot keep a dead letter: {failure}") from failure
+
+        logger.warning(
+            "%s: run %s: event %d of %s becomes a dead letter: %s",
+            *(self.sink.name, self.run.run, item.number, item.source, error),
+        )
+        await self._insist(keep)
+        marks.add_dead(item.source, item.number)
+        self.stats.dead += 1
+
+    async def _write(self, pairs: Sequence[tuple[Item, Event]], marks: Marks) -> None:
+        if not pairs:
+            return
+        after = marks.copy()
+        for item, _ in pairs:
+            after.add_applied(item.source, item.number)
+        events = [event for _, event in pairs]
+        try:
+            await self._insist(lambda: self.sink.write(self.run, events, after))
+        except PermanentSinkError as error:
+            if len(pairs) == 1:
+                await self.give_up(pairs[0][0], error, marks)
+                return
+            middle = len(pairs) // 2
+            await self._write(pairs[:middle], marks)
+            await self._write(pairs[middle:], marks)
+            return
+        for item, _ in pairs:
+            marks.add_applied(item.source, item.number)
+        self.stats.delivered += len(pairs)
+        self.stats.batches += 1
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it works or is refused for good."""
+        unknown = 0
+
+        async def attempt() -> T:
+            nonlocal unknown
+            try:
+                return await call()
+            except SinkError:
+                raise
+            except Exception as error:
+                unknown += 1
+                text = f"{type(error).__name__}: {error}"
+                if unknown >= UNKNOWN_ERROR_ATTEMPTS:
+                    raise PermanentSinkError(text) from error
+                raise RetryableSinkError(text) from error
+
+        retrying = self.policy.retrying(before_sleep=self._note, sleep=self.sleep)
+        try:
+            return await retrying(attempt)
+        finally:
+            self._attempts = int(retrying.statistics.get("attempt_number", 1))
+            self.retrying_since = None
+
+    def _note(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self.stats.retries += 1
+        self.stats.last_error = str(error)
+        if self.retrying_since is None:
+            self.retrying_since = self.clock()
+            logger.warning("%s: run %s: will retry: %s", self.sink.name, self.run.run, error)
