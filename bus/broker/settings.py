@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["HOST", "MAX_IN_FLIGHT", "mosquitto_settings", "nats_settings"]
+__all__ = ["HOST", "mosquitto_settings", "nats_settings"]
 
 HOST = "127.0.0.1"
 
-MAX_IN_FLIGHT = 20
+_MAX_IN_FLIGHT = 20
 """Messages a consumer may hold unacknowledged: more gains nothing and fills a stalled worker."""
+
+_NATS_MAX_IN_FLIGHT = 100
+"""The same on NATS, where it bounds a subscription and also the session as a whole.
+
+What is over the bound of the session is not sent before ``ack_wait`` has passed, and so out of
+order: a session with many busy subscriptions needs more room than one of Mosquitto. All
+subscriptions of a session together may hold 65,535, which the default of 1,024 breaks at 64.
+"""
 
 _SAVE_AFTER_CHANGES = 1000
 
@@ -42,7 +50,7 @@ def mosquitto_settings(port: int, data: Path, *, is_root: bool) -> str:
         f"autosave_interval {_SAVE_AFTER_CHANGES}",
         "autosave_on_changes true",
         "max_queued_messages 0",
-        f"max_inflight_messages {MAX_IN_FLIGHT}",
+        f"max_inflight_messages {_MAX_IN_FLIGHT}",
         "log_dest stderr",
         "log_type error",
         "log_type warning",
@@ -55,9 +63,6 @@ def mosquitto_settings(port: int, data: Path, *, is_root: bool) -> str:
 
 def nats_settings(port: int, data: Path) -> str:
     """The text of ``nats.conf``, with the MQTT gateway on and the other ports left to chance.
-
-    A subscription may hold :data:`MAX_IN_FLIGHT` messages; NATS bounds a session to 65,535 over
-    all of its subscriptions, which its default of 1,024 each would break at 64 slots twice.
 
     Args:
         port: TCP port of the MQTT listener.
@@ -75,7 +80,7 @@ mqtt {{
   host: {HOST}
   port: {port}
   ack_wait: "{_ACK_WAIT_SECONDS}s"
-  max_ack_pending: {MAX_IN_FLIGHT}
+  max_ack_pending: {_NATS_MAX_IN_FLIGHT}
 }}
 """
 
