@@ -1,8 +1,8 @@
 """Which member owns which shard: pure, and the same on every member that sees the same members.
 
-Bounded rendezvous hashing. Every pair of member and shard has a weight; pairs are taken in the order
-of their weights, and a member takes shards until it has its fair share. Since the weights of the
-pairs of other members do not change when one joins or leaves, most shards stay where they are.
+Bounded rendezvous hashing. Every pair of member and shard has a weight; pairs are taken in the
+order of their weights, and a member takes shards until it has its fair share. The weights of the
+other pairs do not change when a member joins or leaves, so that most shards stay where they are.
 """
 
 from __future__ import annotations

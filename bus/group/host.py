@@ -168,7 +168,7 @@ class GroupHost:
                 asyncio.ensure_future(event)
                 for event in (stop.wait(), link.wait_lost(), self._nudge.wait())
             }
-            done, pending = await asyncio.wait(
+            _, pending = await asyncio.wait(
                 waits, timeout=self.interval_seconds, return_when=asyncio.FIRST_COMPLETED
             )
             for task in pending:
