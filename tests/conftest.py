@@ -1,8 +1,9 @@
 """Servers and helpers that every test may ask for."""
 
+# A fixture file that others import comes before them: pytest rewrites it before it is imported.
 pytest_plugins = [
+    "tests.fixtures.processes",
     "tests.fixtures.brokers",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
-    "tests.fixtures.processes",
 ]
