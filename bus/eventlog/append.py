@@ -101,8 +101,7 @@ def state_of(row: Row[Any]) -> SourceState:
 def insert_ignoring(connection: Connection, table: Any) -> Any:
     """An INSERT that leaves out rows that are there already."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    # Without inline() a RETURNING is added, and no number of inserted rows is reported.
-    return dialect.insert(table).on_conflict_do_nothing().inline()
+    return dialect.insert(table).on_conflict_do_nothing()
 
 
 def append(connection: Connection, records: Sequence[LogRecord], now: float) -> AppendResult:

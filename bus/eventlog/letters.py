@@ -37,6 +37,8 @@ def add(connection: Connection, letter: DeadLetter) -> bool:
             "time": letter.time,
             "raw": letter.raw,
         },
+        # Else SQLAlchemy keeps the number of rows of UPDATE and DELETE only.
+        execution_options={"preserve_rowcount": True},
     )
     return bool(result.rowcount > 0)
 
