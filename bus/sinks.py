@@ -11,10 +11,10 @@ Sinks are found by the entry-point group ``trainbus.sinks``: a callable that tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bus.config import Settings
 from bus.errors import ConfigError
@@ -24,6 +24,7 @@ from bus.idranges import IdRanges
 __all__ = [
     "BatchLimits",
     "Marks",
+    "PointCounter",
     "RunRef",
     "Sink",
     "SinkContents",
@@ -92,11 +93,14 @@ class SinkContents:
         marks: The applied marks as the tracker holds them.
         points: Distinct metric points found there by counting; None when it cannot be counted.
         url: Where a person looks at the run, or None.
+        superseded: Applied ids, per source, that were left out because a later event takes
+            their place.
     """
 
     marks: Marks
     points: int | None = None
     url: str | None = None
+    superseded: dict[str, IdRanges] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -154,6 +158,18 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Release connections and threads."""
+
+
+@runtime_checkable
+class PointCounter(Protocol):
+    """A sink that can also say which metric points an event should leave in the tracker.
+
+    ``trainbus verify`` compares how many distinct ones all events of a run have with
+    :attr:`SinkContents.points`.
+    """
+
+    def expected_points(self, event: Event) -> Iterable[Hashable]:
+        """The points of one event, equal where the tracker would keep only one of them."""
 
 
 SinkFactory = Callable[[Settings, Mapping[str, str]], Sink]
