@@ -60,8 +60,9 @@ class BrokerAddress:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise ConfigError(f"broker {_redact(url)!r}: {error}; {example}") from None
+        except ValueError:
+            # The error would quote what stands in the place of the port: part of a password.
+            raise ConfigError(f"broker {_redact(url)!r} is malformed: {example}") from None
         if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/"):
             raise ConfigError(f"broker {_redact(url)!r} is no address: {example}")
         return cls(
@@ -84,7 +85,7 @@ class BrokerAddress:
 
 def _redact(url: str) -> str:
     """The address without its password, for messages."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", url)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:…@", url)
 
 
 @dataclass(frozen=True, slots=True)

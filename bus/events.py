@@ -13,6 +13,7 @@ Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -42,7 +43,8 @@ MAX_EVENT_BYTES = 256 * 1024
 
 _TYPE_PREFIX = "trainbus."
 _TYPE_SUFFIX = ".v1"
-_MAX_ID = 10**18
+_ID = re.compile(r"[0-9]{1,18}")
+_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -154,8 +156,8 @@ def decode_envelope(raw: bytes) -> Envelope:
     kind_of_type(envelope.type)
     if envelope.time.tzinfo is None:
         raise EventError("time", "has no time zone: RFC 3339 asks for one")
-    if not (envelope.id.isascii() and envelope.id.isdigit() and 1 <= int(envelope.id) < _MAX_ID):
-        raise EventError("id", f"{envelope.id!r} is no sequence number from 1")
+    if not (_ID.fullmatch(envelope.id) and int(envelope.id) >= 1):
+        raise EventError("id", f"{envelope.id[:40]!r} is no sequence number from 1")
     if format_id(int(envelope.id)) != envelope.id:
         raise EventError("id", f"{envelope.id!r} is not padded to twelve digits")
     if Source.parse(envelope.source).run != envelope.subject:
@@ -204,13 +206,17 @@ def encode(event: Event) -> bytes:
     Raises:
         EventError: It is over :data:`MAX_EVENT_BYTES`, or holds what JSON cannot.
     """
+    try:
+        time = format_time(event.time)
+    except (ValueError, OverflowError, OSError) as error:
+        raise EventError("time", f"{event.time!r} is no time: {error}") from error
     context = {
         "specversion": "1.0",
         "type": type_of_kind(event.kind),
         "source": event.source,
         "id": format_id(event.id),
         "subject": event.run,
-        "time": format_time(event.time),
+        "time": time,
         "datacontenttype": "application/json",
         "project": event.project,
         "runname": event.run_name,
@@ -248,6 +254,9 @@ def _event_error(error: Exception, root: str) -> EventError:
     """Turn msgspec's "… - at `$.data.tables[0]`" into the field and the reason."""
     reason, _, path = str(error).partition(" - at `")
     field = path.rstrip("`").replace("$", root, 1) if path else root
+    missing = _MISSING.search(reason)
+    if missing:
+        field = f"{field}.{missing[1]}"
     if field.startswith("event."):
         field = field.removeprefix("event.")
     return EventError(field, reason or type(error).__name__)

@@ -16,7 +16,9 @@ from bus.topics import decode_level, encode_level
 
 __all__ = ["Source", "new_incarnation"]
 
-_SOURCE = re.compile(r"/runs/([^/]+)/(\d{1,9})/(([1-9]\d{0,8})-[0-9a-f]+-[0-9a-f]{16})/([^/]+)")
+_SOURCE = re.compile(
+    r"/runs/([^/]+)/(\d{1,9})/(([1-9]\d{0,8})-[0-9a-f]+-[0-9a-f]{16})/([^/]+)", re.ASCII
+)
 
 
 def new_incarnation(attempt: int, start_seconds: float) -> str:

