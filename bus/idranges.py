@@ -91,6 +91,17 @@ class IdRanges:
             found.append((at, last))
         return found
 
+    def without(self, other: IdRanges) -> IdRanges:
+        """The ids of this set that are not in ``other``."""
+        result = IdRanges()
+        for first, last in self:
+            result.update(other.gaps(last, first))
+        return result
+
+    def common(self, other: IdRanges) -> IdRanges:
+        """The ids that are in both sets."""
+        return self.without(self.without(other))
+
     def copy(self) -> IdRanges:
         """An independent set of the same ids."""
         twin = IdRanges()

@@ -13,7 +13,7 @@ from bus.eventlog.records import AppendResult, LogRecord, SourceState
 from bus.eventlog.schema import events, losses, sources
 from bus.idranges import IdRanges
 
-__all__ = ["Plan", "append", "insert_ignoring", "make_plan", "record_lost", "state_of", "without"]
+__all__ = ["Plan", "append", "insert_ignoring", "make_plan", "record_lost", "state_of"]
 
 _FINISHED = "run_finished"
 _COMPARE_AT_ONCE = 64
@@ -75,14 +75,6 @@ def make_plan(records: Iterable[LogRecord], stored: IdRanges, lost: IdRanges) ->
         is_known = record.id in stored and record.id not in lost
         (plan.known if is_known else plan.fresh).append(record)
     return plan
-
-
-def without(ranges: IdRanges, taken: IdRanges) -> IdRanges:
-    """The ids of ``ranges`` that are not in ``taken``."""
-    result = IdRanges()
-    for first, last in ranges:
-        result.update(taken.gaps(last, first))
-    return result
 
 
 def state_of(row: Row[Any]) -> SourceState:
@@ -216,7 +208,7 @@ def _with_ids(state: SourceState, fresh: list[LogRecord], now: float) -> SourceS
     for record in fresh:
         ids.add(record.id)
     state.stored.update(ids)
-    return _touched(state, state.stored, without(state.lost, ids), now)
+    return _touched(state, state.stored, state.lost.without(ids), now)
 
 
 def _event_values(key: int, record: LogRecord) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from bus.eventlog.records import (
 )
 from bus.eventlog.schema import events, sources
 from bus.eventlog.setup import prepare
+from bus.idranges import IdRanges
 
 __all__ = ["CHANGED_MARGIN_SECONDS", "EventLog"]
 
@@ -189,20 +190,22 @@ class EventLog:
         with translated(self._place), self._engine.begin() as connection:
             return reading.count_runs(connection, selection)
 
-    def runs(self, project: str | None = None, limit: int | None = 100) -> list[RunSummary]:
+    def runs(
+        self, project: str | None = None, limit: int | None = 100, run: str | None = None
+    ) -> list[RunSummary]:
         """Runs with what the log holds of them, the latest event first."""
         with translated(self._place), self._engine.begin() as connection:
-            return summaries.runs(connection, project, limit)
+            return summaries.runs(connection, project, limit, run)
 
     def find_runs(self, run: str) -> list[tuple[str, str]]:
         """(project, run) of every run with this id or, if there is none, with this name."""
         with translated(self._place), self._engine.begin() as connection:
             return summaries.find_runs(connection, run)
 
-    def kind_counts(self, run: str, project: str | None = None) -> dict[str, dict[str, int]]:
-        """Per source of a run, how many events of each kind the log holds."""
+    def ids_by_kind(self, run: str, project: str | None = None) -> dict[str, dict[str, IdRanges]]:
+        """Per source of a run and per kind, the ids that the log holds."""
         with translated(self._place), self._engine.begin() as connection:
-            return summaries.kind_counts(connection, run, project)
+            return summaries.ids_by_kind(connection, run, project)
 
     def finished(self, run: str, project: str | None = None) -> dict[str, LoggedEvent]:
         """Per source of a run, its last ``run_finished`` event, where there is one."""

@@ -133,7 +133,7 @@ class RunSummary:
         bytes: Size of its events.
         first_time: Earliest time of an event, Unix seconds.
         last_time: Latest time of an event, Unix seconds.
-        status: "completed", "failed" or "killed" once every rank seen has finished, else None.
+        status: "completed", "failed" or "killed" once the run has ended (:mod:`bus.lifecycle`).
         sources: How many journals wrote it.
         lost: How many events are lost for good.
     """

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from bus import events as wire
 from bus.errors import EventError
 from bus.eventlog.records import LoggedEvent, Loss, RunSummary
 from bus.eventlog.schema import events, sources
 from bus.eventlog.schema import losses as losses_table
-from bus.eventlog.status import SourceEnd, run_status
 from bus.idranges import IdRanges
-from bus.kinds import RunFinished
+from bus.kinds import RunFinished, RunStarted
+from bus.lifecycle import RankState, RunLife
 from bus.source import Source
 
-__all__ = ["find_runs", "finished", "kind_counts", "losses", "runs"]
+__all__ = ["find_runs", "finished", "ids_by_kind", "losses", "runs"]
 
 _RUNS_AT_ONCE = 500
 
 
-def runs(connection: Connection, project: str | None, limit: int | None) -> list[RunSummary]:
+def runs(
+    connection: Connection, project: str | None, limit: int | None, run: str | None
+) -> list[RunSummary]:
     """Runs with their sums, the latest event first."""
     last_time = func.max(sources.c.last_time).label("last_time")
     query = (
@@ -42,25 +44,13 @@ def runs(connection: Connection, project: str | None, limit: int | None) -> list
     )
     if project is not None:
         query = query.where(sources.c.project == project)
+    if run is not None:
+        query = query.where(sources.c.run == run)
     rows = connection.execute(query).all()
-    details: dict[tuple[str, str], tuple[str | None, int]] = {}
+    details: dict[tuple[str, str], tuple[RunLife, int]] = {}
     for start in range(0, len(rows), _RUNS_AT_ONCE):
         details |= _details(connection, [row.run for row in rows[start : start + _RUNS_AT_ONCE]])
-    return [
-        RunSummary(
-            project=row.project,
-            run=row.run,
-            run_name=row.run_name,
-            events=int(row.events),
-            bytes=int(row.bytes),
-            first_time=row.first_time,
-            last_time=row.last_time,
-            status=details[row.project, row.run][0],
-            sources=row.sources,
-            lost=details[row.project, row.run][1],
-        )
-        for row in rows
-    ]
+    return [_summary(row, *details[row.project, row.run]) for row in rows]
 
 
 def find_runs(connection: Connection, run: str) -> list[tuple[str, str]]:
@@ -74,24 +64,24 @@ def find_runs(connection: Connection, run: str) -> list[tuple[str, str]]:
     return []
 
 
-def kind_counts(connection: Connection, run: str, project: str | None) -> dict[str, dict[str, int]]:
-    """Events of each kind, per source."""
+def ids_by_kind(
+    connection: Connection, run: str, project: str | None
+) -> dict[str, dict[str, IdRanges]]:
+    """Per source and kind, the ids in the log."""
     query = (
-        select(sources.c.source, events.c.kind, func.count().label("number"))
+        select(sources.c.source, events.c.kind, events.c.id)
         .join_from(sources, events, events.c.source_key == sources.c.source_key)
         .where(*_of_run(run, project))
-        .group_by(sources.c.source, events.c.kind)
-        .order_by(sources.c.source, events.c.kind)
     )
-    found: dict[str, dict[str, int]] = {}
-    for row in connection.execute(query):
-        found.setdefault(row.source, {})[row.kind] = row.number
-    return found
+    found: dict[str, dict[str, IdRanges]] = defaultdict(lambda: defaultdict(IdRanges))
+    for source, kind, number in connection.execute(query):
+        found[source][kind].add(number)
+    return {source: dict(kinds) for source, kinds in found.items()}
 
 
 def finished(connection: Connection, run: str, project: str | None) -> dict[str, LoggedEvent]:
     """The last ``run_finished`` of each source that has one."""
-    query = _finished_query().where(*_of_run(run, project))
+    query = _with_events(events.c.id == sources.c.finished_id).where(*_of_run(run, project))
     return {
         row.source: LoggedEvent(row.log_offset, row.source, row.id, row.kind, row.time, row.raw)
         for row in connection.execute(query)
@@ -114,41 +104,62 @@ def losses(connection: Connection, run: str, project: str | None) -> list[Loss]:
 
 def _details(
     connection: Connection, names: list[str]
-) -> dict[tuple[str, str], tuple[str | None, int]]:
-    """Status and number of lost events, by (project, run)."""
-    ends: dict[tuple[str, str], list[SourceEnd]] = defaultdict(list)
+) -> dict[tuple[str, str], tuple[RunLife, int]]:
+    """What the ranks say of their run, and the number of lost events, by (project, run)."""
+    lives: dict[tuple[str, str], RunLife] = defaultdict(RunLife)
     lost: dict[tuple[str, str], int] = defaultdict(int)
     query = select(sources.c.project, sources.c.run, sources.c.source, sources.c.lost)
     for row in connection.execute(query.where(sources.c.run.in_(names))):
-        source = Source.parse(row.source)
-        ends[row.project, row.run].append(SourceEnd(source.rank, source.attempt, None))
         lost[row.project, row.run] += len(IdRanges.parse(row.lost))
-    for row in connection.execute(_finished_query().where(sources.c.run.in_(names))):
-        end = _end_of(row.raw)
-        if end is not None:
-            ends[row.project, row.run].append(end)
-    return {key: (run_status(group), lost[key]) for key, group in ends.items()}
+        _see(lives[row.project, row.run], Source.parse(row.source))
+    # A source begins with run_started; it and run_finished are all that the status needs.
+    wanted = or_(events.c.id == 1, events.c.id == sources.c.finished_id)
+    query = _with_events(wanted).where(
+        sources.c.run.in_(names), events.c.kind.in_(("run_started", "run_finished"))
+    )
+    for row in connection.execute(query):
+        _hear(lives[row.project, row.run], row.raw, row.time)
+    return {key: (life, lost[key]) for key, life in lives.items()}
 
 
-def _end_of(raw: bytes) -> SourceEnd | None:
-    """What a ``run_finished`` says; None if this version cannot read it."""
+def _summary(row: Row[Any], life: RunLife, lost: int) -> RunSummary:
+    outcome = life.outcome()
+    return RunSummary(
+        project=row.project,
+        run=row.run,
+        run_name=row.run_name,
+        events=int(row.events),
+        bytes=int(row.bytes),
+        first_time=row.first_time,
+        last_time=row.last_time,
+        status=outcome.status if outcome else None,
+        sources=row.sources,
+        lost=lost,
+    )
+
+
+def _see(life: RunLife, source: Source) -> None:
+    """A source is there, whatever its events say."""
+    state = RankState(source.attempt)
+    known = life.ranks.get(source.rank)
+    life.ranks[source.rank] = state if known is None else known.merge(state)
+
+
+def _hear(life: RunLife, raw: bytes, time: float) -> None:
+    """An event about the life of the run; nothing if this version cannot read it."""
     try:
         data = wire.decode(raw).data
     except EventError:
-        return None
-    if not isinstance(data, RunFinished):
-        return None
-    return SourceEnd(data.rank, data.attempt, data.status)
+        return
+    if isinstance(data, RunStarted):
+        life.start(data.rank, data.attempt, data.world.ranks)
+    elif isinstance(data, RunFinished):
+        life.finish(data.rank, data.attempt, data.status, time)
 
 
-def _finished_query() -> Any:
+def _with_events(condition: Any) -> Any:
     return select(sources.c.project, sources.c.run, sources.c.source, events).join_from(
-        sources,
-        events,
-        and_(
-            events.c.source_key == sources.c.source_key,
-            events.c.id == sources.c.finished_id,
-        ),
+        sources, events, and_(events.c.source_key == sources.c.source_key, condition)
     )
 
 

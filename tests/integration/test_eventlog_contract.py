@@ -11,7 +11,7 @@ import pytest
 from bus.errors import LogError
 from bus.eventlog import DeadLetter, EventLog, LogRecord, Selection
 from bus.events import Event, encode
-from bus.kinds import RunFinished, RunStatus
+from bus.kinds import RunFinished, RunStarted, RunStatus, World
 from bus.source import Source
 
 KIB = 1024
@@ -42,6 +42,13 @@ def record(
         time=1000.0 + number if time is None else time,
         raw=f"{run}/{number}".encode() if raw is None else raw,
     )
+
+
+def started(ranks: int, run: str = "r1", rank: int = 0) -> LogRecord:
+    source = source_of(run, rank)
+    data = RunStarted(rank=rank, world=World(ranks=ranks))
+    event = Event("run_started", source, 1, run, "digits", "mlp", 1000.0, data)
+    return record(1, run, source=source, kind="run_started", time=1000.0, raw=encode(event))
 
 
 def finished(
@@ -258,16 +265,34 @@ def test_a_run_has_a_status_once_every_rank_has_finished(log: EventLog) -> None:
     }
 
 
+def test_a_run_has_no_status_while_a_rank_of_its_world_has_not_been_heard_of(
+    log: EventLog,
+) -> None:
+    log.append([started(2), finished(2, "completed")], now=1.0)
+    assert log.runs(run="r1")[0].status is None
+    log.append([finished(1, "killed", rank=1)], now=1.0)
+    assert log.runs(run="r1")[0].status == "killed"
+    assert log.runs(run="nobody") == []
+
+
 def test_an_unreadable_end_does_not_hide_the_run(log: EventLog) -> None:
     log.append([record(1, kind="run_finished", raw=b"nonsense")], now=1.0)
     assert [(r.run, r.status) for r in log.runs()] == [("r1", None)]
 
 
-def test_kinds_are_counted_per_source(log: EventLog) -> None:
+def test_ids_are_told_by_source_and_kind(log: EventLog) -> None:
     other = source_of("r1", 1)
     log.append([record(1, kind="params"), record(2), record(3), record(1, source=other)], now=1.0)
-    counts = log.kind_counts("r1")
-    assert counts == {source_of("r1"): {"metrics": 2, "params": 1}, other: {"metrics": 1}}
+    found = {
+        (source, kind): str(ids)
+        for source, kinds in log.ids_by_kind("r1").items()
+        for kind, ids in kinds.items()
+    }
+    assert found == {
+        (source_of("r1"), "metrics"): "2-3",
+        (source_of("r1"), "params"): "1",
+        (other, "metrics"): "1",
+    }
 
 
 def test_a_run_is_found_by_id_and_else_by_name(log: EventLog) -> None:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from bus.eventlog.append import make_plan, without
+from bus.eventlog.append import make_plan
 from bus.eventlog.records import LogRecord
 from bus.idranges import IdRanges
-
-ids = st.sets(st.integers(1, 60))
 
 
 def record(number: int, raw: bytes = b"x") -> LogRecord:
     return LogRecord("s", number, "r", "p", "n", "metrics", 1.0, raw)
-
-
-def ranges(numbers: set[int]) -> IdRanges:
-    return IdRanges((n, n) for n in numbers)
-
-
-def members(found: IdRanges) -> set[int]:
-    return {n for first, last in found for n in range(first, last + 1)}
 
 
 def test_ids_in_the_log_are_duplicates_and_others_are_new() -> None:
@@ -40,8 +27,3 @@ def test_the_same_record_twice_in_one_call_is_inserted_once() -> None:
     plan = make_plan([one, one, record(1, b"y"), record(1, b"x")], IdRanges(), IdRanges())
     assert [r.raw for r in plan.fresh] == [b"x"]
     assert (plan.repeated, plan.conflicts) == (3, [1])
-
-
-@given(ids, ids)
-def test_without_takes_ids_out(left: set[int], right: set[int]) -> None:
-    assert members(without(ranges(left), ranges(right))) == left - right
