@@ -14,55 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
-import orjson
 
 from bus.config import BrokerAddress
 from bus.errors import BrokerError, ConfigError, EventError
+from bus.group.heartbeat import Heartbeat, decode_heartbeat
 from bus.group.membership import HEARTBEAT_SECONDS, Membership
 from bus.group.session import ShardSession
 from bus.mqtt import Delivery, Link, Will, open_link
 from bus.retry import Backoff
 from bus.topics import Topics
 
-__all__ = ["Consumer", "GroupHost", "Heartbeat"]
+__all__ = ["Consumer", "GroupHost"]
 
 logger = logging.getLogger(__name__)
-
-
-class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a member tells its group, and anyone who looks.
-
-    Attributes:
-        shards: The number of shards it was started with.
-        owned: Shards whose session it holds.
-        idle: Those of them with nothing in hand, and nothing received for a while.
-        sessions: Per shard, the name of a session that began empty at this member.
-        report: Counters of the consumer.
-        has_left: It has gone; also the last will.
-    """
-
-    member: str
-    shards: int
-    owned: list[int] = []
-    idle: list[int] = []
-    sessions: dict[str, str] = {}
-    report: dict[str, Any] = {}
-    has_left: bool = False
-
-
-_heartbeat_decoder = msgspec.json.Decoder(Heartbeat)
-
-
-def decode_heartbeat(payload: bytes) -> Heartbeat:
-    """Read a heartbeat.
-
-    Raises:
-        EventError: It is none.
-    """
-    try:
-        return _heartbeat_decoder.decode(payload)
-    except msgspec.DecodeError as error:
-        raise EventError("heartbeat", str(error)) from error
 
 
 class Consumer(Protocol):
@@ -163,7 +127,7 @@ class GroupHost:
     async def _beat(self, link: Link, stop: asyncio.Event, topic: str) -> None:
         while not stop.is_set() and not link.is_lost:
             await self._reconcile()
-            link.send_once(topic, orjson.dumps(self._heartbeat()))
+            link.send_once(topic, msgspec.json.encode(self._heartbeat()))
             waits = {
                 asyncio.ensure_future(event)
                 for event in (stop.wait(), link.wait_lost(), self._nudge.wait())
@@ -175,8 +139,8 @@ class GroupHost:
                 task.cancel()
             self._nudge.clear()
 
-    def _heartbeat(self) -> dict[str, Any]:
-        beat = Heartbeat(
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
             member=self.member,
             shards=self.shards,
             owned=sorted(shard for shard, session in self._sessions.items() if session.is_open),
@@ -184,7 +148,6 @@ class GroupHost:
             sessions={str(k): s.token for k, s in self._sessions.items() if s.token and s.is_open},
             report=self.consumer.report(),
         )
-        return dict(msgspec.to_builtins(beat))
 
     def _on_delivery(self, delivery: Delivery) -> None:
         delivery.ack()

@@ -1,0 +1,96 @@
+"""Events from journal lines: the same lines and the same cut always give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from bus.errors import EventError, JournalError
+from bus.events import format_id, format_time, type_of_kind
+from publishers.journal.format import SegmentHeader
+
+__all__ = ["Composer", "Row", "parse_row"]
+
+Row = tuple[int, bytes]
+"""A table's number, and a row of it as JSON."""
+
+
+def parse_row(payload: bytes) -> Row:
+    """Split ``[3,1767225600.12,10,0.31]`` into 3 and ``[1767225600.12,10,0.31]``.
+
+    Raises:
+        ValueError: It is no row.
+    """
+    comma = payload.index(b",")
+    return int(payload[1:comma]), b"[" + payload[comma + 1 :]
+
+
+class Composer:
+    """Writes the events of one source."""
+
+    def __init__(self, header: SegmentHeader) -> None:
+        self._source = header.source
+        before = {"specversion": "1.0", "source": header.source}
+        after = {
+            "subject": header.run,
+            "datacontenttype": "application/json",
+            "project": header.project,
+            "runname": header.run_name,
+        }
+        self._before = orjson.dumps(before)[:-1]
+        self._after = orjson.dumps(after)[1:-1]
+
+    def metrics(self, number: int, rows: Iterable[Row], keys: Mapping[int, bytes]) -> bytes:
+        """Coalesce rows into one event, by joining their bytes.
+
+        Args:
+            number: The event's id.
+            rows: At least one row.
+            keys: The keys of each table, as a JSON array.
+
+        Raises:
+            JournalError: There is no row.
+        """
+        tables: dict[int, list[bytes]] = {}
+        first: bytes | None = None
+        for table, row in rows:
+            first = first or row
+            tables.setdefault(table, []).append(row)
+        if first is None:
+            raise JournalError("an event without rows")
+        data = b",".join(
+            b'{"keys":%b,"rows":[%b]}' % (keys[table], b",".join(lines))
+            for table, lines in tables.items()
+        )
+        time = float(first[1 : first.index(b",")])
+        return self._event("metrics", number, time, None, b'{"tables":[%b]}' % data)
+
+    def record(
+        self, number: int, record: Mapping[str, Any], extra: Mapping[str, Any], dataref: str | None
+    ) -> bytes:
+        """Write a record as an event; ``extra`` is added to its data.
+
+        Raises:
+            JournalError: The record has no kind, time or data.
+        """
+        try:
+            data = orjson.dumps({**record["data"], **extra})
+            return self._event(record["kind"], number, float(record["time"]), dataref, data)
+        except (KeyError, TypeError, ValueError, EventError) as error:
+            raise JournalError(f"not a record: {error}") from error
+
+    def _event(
+        self, kind: str, number: int, time: float, dataref: str | None, data: bytes
+    ) -> bytes:
+        reference = b"" if dataref is None else b',"dataref":' + orjson.dumps(dataref)
+        return b'%b,"type":"%b","id":"%b","time":"%b",%b%b,"data":%b}' % (
+            self._before,
+            type_of_kind(kind).encode(),
+            format_id(number).encode(),
+            format_time(time).encode(),
+            self._after,
+            reference,
+            data,
+        )

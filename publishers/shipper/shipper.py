@@ -1,0 +1,369 @@
+"""The shipper: tails the journals of a spool, publishes events, trims what is stored.
+
+One asyncio process per node and spool. What to do is decided in ``cutter``, ``outbox`` and
+``loghealth``; here are the clock, the disk and the order of things. All state is touched on the
+event loop only; a thread syncs files, which is what takes long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bus.artifacts import ArtifactStore
+from bus.config import Settings
+from bus.errors import BrokerError, JournalError
+from bus.idranges import IdRanges
+from bus.mqtt import Link
+from bus.nodes import NodeHeartbeat
+from bus.topics import shard_of, slot_of
+from publishers.journal.format import SOURCES_NAME
+from publishers.shipper.loghealth import ShardNews
+from publishers.shipper.outbox import Outbox
+from publishers.shipper.source import Commit, JournalSource, is_abandoned
+from publishers.shipper.uplink import Uplink
+from publishers.shipper.uploads import Uploads
+
+__all__ = ["Shipper"]
+
+logger = logging.getLogger(__name__)
+
+IN_FLIGHT_EVENTS = 64
+"""Published and not yet acknowledged by the broker."""
+UNSTORED_BYTES = 32 * 1024 * 1024
+"""Published and not yet stored, while a log worker lives: its queue stays short."""
+UNSTORED_BYTES_WITHOUT_LOG = 256 * 1024 * 1024
+"""The same while none lives: the sinks get the events meanwhile."""
+READ_BYTES = 1024 * 1024
+"""Read from one journal in one round: some 10 ms of work."""
+UNSENT_BYTES = 4 * 1024 * 1024
+"""Cut and waiting for room: no more is read from a journal that has so much."""
+
+COALESCE_SECONDS = 0.05
+COALESCE_CAP_SECONDS = 0.2
+SOURCES_AT_FULL_PACE = 4
+"""With more busy sources rows wait longer: what costs is the number of events."""
+
+TICK_SECONDS = 0.01
+QUIET_TICK_SECONDS = 0.05
+QUIET_AFTER_SECONDS = 5.0
+DISCOVER_SECONDS = 0.25
+LIVENESS_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class _Active:
+    """A source that is being shipped; ``unsent`` is the size of each event not yet published."""
+
+    journal: JournalSource
+    outbox: Outbox
+    unsent: dict[int, int] = field(default_factory=dict)
+    busy_at: float = float("-inf")
+    checked_at: float = float("-inf")
+
+
+class Shipper:
+    """Ships one spool.
+
+    Attributes:
+        published: Events handed to the broker, resends included.
+        stored: Events confirmed as stored.
+        idle_since: When there last was a source to ship (monotonic seconds).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Path,
+        node: str,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.published = 0
+        self.stored = 0
+        self.idle_since = clock()
+        self._topics = settings.topics
+        self._spool = spool
+        self._node = node
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._sources: dict[str, _Active] = {}
+        self._refused: set[str] = set()
+        self._warned: set[str] = set()
+        self._wake = asyncio.Event()
+        self._in_flight = 0
+        self._turn = 0
+        self._uploads = Uploads(lambda: ArtifactStore(settings.store), self._wake.set)
+        self._spool_name = hashlib.sha256(str(spool.resolve()).encode()).hexdigest()[:12]
+        self._uplink = Uplink(
+            settings.broker,
+            settings.topics,
+            node,
+            self._spool_name,
+            self._on_stored,
+            self._on_shard_news,
+            self._on_link,
+            self._heartbeat,
+            clock,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Events that are cut and not yet confirmed as stored."""
+        return sum(active.outbox.waiting for active in self._sources.values())
+
+    @property
+    def unread_bytes(self) -> int:
+        """Journal bytes that were not read yet."""
+        return sum(active.journal.unread_bytes for active in self._sources.values())
+
+    @property
+    def ended_sources(self) -> int:
+        """Sources whose run has ended and that are not delivered yet."""
+        return sum(active.journal.has_end for active in self._sources.values())
+
+    @property
+    def live_sources(self) -> int:
+        """Sources whose process still writes."""
+        return len(self._sources) - self.ended_sources
+
+    async def run(self, stop: asyncio.Event, idle_exit_seconds: float = float("inf")) -> None:
+        """Ship until ``stop`` is set, or there has been nothing to ship for so long."""
+        uplink = asyncio.create_task(self._uplink.run())
+        discover_at = 0.0
+        try:
+            while not stop.is_set():
+                now = self._clock()
+                if now - self.idle_since > idle_exit_seconds:
+                    break
+                if now >= discover_at:
+                    await self._discover()
+                    discover_at = now + DISCOVER_SECONDS
+                is_more = await self._round(now)
+                await self._pause(stop, is_more)
+        finally:
+            uplink.cancel()
+            await asyncio.gather(uplink, return_exceptions=True)
+            await self._uploads.close()
+            for active in self._sources.values():
+                active.journal.close()
+
+    async def _pause(self, stop: asyncio.Event, is_more: bool) -> None:
+        if is_more or stop.is_set():
+            await asyncio.sleep(0)
+            return
+        last_busy = max((a.busy_at for a in self._sources.values()), default=float("-inf"))
+        is_quiet = self._clock() - last_busy > QUIET_AFTER_SECONDS
+        with contextlib.suppress(TimeoutError):
+            tick = QUIET_TICK_SECONDS if is_quiet else TICK_SECONDS
+            await asyncio.wait_for(self._wake.wait(), tick)
+        self._wake.clear()
+
+    async def _round(self, now: float) -> bool:
+        """Read, cut, record, send, trim; True when there is more to do at once."""
+        is_more = self._read(now)
+        await self._commit()
+        self._send(now)
+        for active in self._sources.values():
+            active.outbox.tick(now, self._uplink.health.is_alive(now))
+        await self._retire()
+        if self._sources:
+            self.idle_since = now
+        if self.waiting and self._uplink.health.should_warn(now):
+            logger.warning(
+                "no log worker has answered for a minute: %d events are kept in %s and delivered "
+                "when one runs (trainbus worker log)",
+                *(self.waiting, self._spool),
+            )
+        return is_more
+
+    def _read(self, now: float) -> bool:
+        """Read and cut all sources; True when some have more than one round takes."""
+        busy = sum(now - active.busy_at < 1.0 for active in self._sources.values())
+        age = COALESCE_SECONDS * max(1.0, busy / SOURCES_AT_FULL_PACE)
+        is_more = False
+        for active in self._sources.values():
+            try:
+                count = self._read_one(active, now, min(age, COALESCE_CAP_SECONDS))
+            except (OSError, JournalError) as error:
+                self._warn_once(active, f"cannot read the spool, will retry: {error}")
+                continue
+            is_more = is_more or count >= READ_BYTES
+            for blob in active.journal.new_blobs():
+                self._uploads.start(active.journal, blob)
+        return is_more
+
+    def _read_one(self, active: _Active, now: float, age_seconds: float) -> int:
+        journal = active.journal
+        if now - active.checked_at >= LIVENESS_SECONDS:
+            active.checked_at = now
+            if journal.end_if_abandoned(self._wall_clock()):
+                logger.warning("run %s: its process has died", journal.run)
+        if journal.planned or sum(active.unsent.values()) >= UNSENT_BYTES:
+            return 0
+        damaged = journal.damaged
+        count = journal.poll(now, age_seconds, READ_BYTES)
+        if count:
+            active.busy_at = now
+        if journal.damaged > damaged:
+            logger.error(
+                "run %s: %d damaged lines in its journal; the rest is delivered",
+                *(journal.run, journal.damaged - damaged),
+            )
+        return count
+
+    async def _commit(self) -> None:
+        """Record new cuts on disk; only then may their events be sent."""
+        commits: list[tuple[_Active, Commit]] = []
+        for active in self._sources.values():
+            commit = active.journal.begin_commit()
+            if commit is not None:
+                commits.append((active, commit))
+        if not commits:
+            return
+        results = await asyncio.gather(
+            *(asyncio.to_thread(commit.sync) for _, commit in commits), return_exceptions=True
+        )
+        for (active, commit), result in zip(commits, results, strict=True):
+            if isinstance(result, OSError):
+                self._warn_once(active, f"cannot write to the spool, will retry: {result}")
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                for number, size in active.journal.end_commit(commit):
+                    active.unsent[number] = size
+                    active.outbox.add(number, size)
+
+    def _send(self, now: float) -> None:
+        """Publish what the windows allow, one event of each source in turn."""
+        link = self._uplink.link
+        if link is None or link.is_lost:
+            return
+        is_alive = self._uplink.health.is_alive(now)
+        room = UNSTORED_BYTES if is_alive else UNSTORED_BYTES_WITHOUT_LOG
+        room -= sum(active.outbox.published_bytes for active in self._sources.values())
+        actives = list(self._sources.values())
+        # Begin with another source each time: none is always last when the window is short.
+        self._turn += 1
+        first = self._turn % max(len(actives), 1)
+        queue = actives[first:] + actives[:first]
+        while queue and self._in_flight < IN_FLIGHT_EVENTS and room > 0:
+            active = queue.pop(0)
+            size = self._send_one(active, link)
+            if size:
+                room -= size
+                queue.append(active)
+
+    def _send_one(self, active: _Active, link: Link) -> int:
+        """Publish the next event of a source; its size, or 0 when there is none."""
+        number = active.outbox.next_to_send()
+        if number is None:
+            return 0
+        journal = active.journal
+        try:
+            kind, raw = journal.event(number)
+        except (JournalError, OSError) as error:
+            logger.error("run %s: event %d is lost: %s", journal.run, number, error)
+            active.outbox.give_up(number)
+            active.unsent.pop(number, None)
+            journal.give_up(number)
+            return 1
+        topic = self._topics.event(journal.header.project, journal.run, kind)
+        try:
+            link.send(topic, raw, lambda: self._on_ack(active, number, link))
+        except BrokerError:
+            return 0
+        active.outbox.sent(number)
+        active.unsent.pop(number, None)
+        self._in_flight += 1
+        self.published += 1
+        return len(raw)
+
+    def _on_ack(self, active: _Active, number: int, link: Link) -> None:
+        if link is not self._uplink.link:
+            return
+        self._in_flight -= 1
+        active.outbox.acked(number, self._clock())
+        active.journal.forget_bytes(number)
+        self._wake.set()
+
+    def _on_link(self, is_up: bool) -> None:
+        self._in_flight = 0
+        if not is_up:
+            for active in self._sources.values():
+                active.outbox.link_lost()
+        self._wake.set()
+
+    def _on_stored(self, acks: Mapping[str, IdRanges]) -> None:
+        for active in self._sources.values():
+            stored = acks.get(active.journal.header.source)
+            if stored is not None:
+                before = active.outbox.waiting
+                active.outbox.confirmed(stored)
+                self.stored += before - active.outbox.waiting
+                active.journal.stored(stored)
+                self._wake.set()
+
+    def _on_shard_news(self, news: ShardNews, now: float) -> None:
+        for active in self._sources.values():
+            if shard_of(slot_of(active.journal.run), news.shards) != news.shard:
+                continue
+            if news.is_new_session:
+                active.outbox.session_began(now)
+            elif news.is_idle:
+                active.outbox.shard_idle(now)
+            self._wake.set()
+
+    async def _retire(self) -> None:
+        """Remove the folders of sources that are stored to the end."""
+        for name, active in list(self._sources.items()):
+            if active.journal.is_finished and not active.outbox.waiting:
+                del self._sources[name]
+                await asyncio.to_thread(active.journal.remove)
+
+    async def _discover(self) -> None:
+        """Find new sources in the spool."""
+        folder = self._spool / SOURCES_NAME
+        try:
+            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        except OSError:
+            return
+        for name in names:
+            if name not in self._sources and name not in self._refused:
+                journal = await asyncio.to_thread(self._open, folder / name)
+                if journal is not None:
+                    active = _Active(journal, Outbox(journal.recovered_stored()))
+                    active.outbox.recover(journal.recovered(), self._clock())
+                    self._sources[name] = active
+
+    def _open(self, folder: Path) -> JournalSource | None:
+        try:
+            return JournalSource(folder)
+        except JournalError as error:
+            # A trainer that has just begun has no segment yet; one that is gone never will.
+            if is_abandoned(folder):
+                self._refused.add(folder.name)
+                logger.error("cannot ship %s: %s", folder, error)
+        except OSError as error:
+            logger.warning("cannot open %s, will retry: %s", folder, error)
+        return None
+
+    def _warn_once(self, active: _Active, text: str) -> None:
+        key = f"{active.journal.folder}: {text}"
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning("run %s: %s", active.journal.run, text)
+
+    def _heartbeat(self) -> NodeHeartbeat:
+        lowest = {
+            active.journal.header.source: low
+            for active in self._sources.values()
+            if (low := active.outbox.lowest) is not None
+        }
+        return NodeHeartbeat(self._node, self._spool_name, lowest, self.waiting, self.unread_bytes)

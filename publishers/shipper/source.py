@@ -1,0 +1,389 @@
+"""The journal of one source on disk: read, cut, recorded, trimmed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bus.errors import JournalError
+from bus.idranges import IdRanges
+from bus.source import Source
+from publishers.journal.format import (
+    BLOBS_NAME,
+    CUTS_NAME,
+    LOCK_NAME,
+    SegmentHeader,
+    check_line,
+    make_line,
+    parse_header,
+    segment_name,
+    segment_number,
+)
+from publishers.journal.reader import Line, SegmentReader
+from publishers.shipper.cuts import Cut, CutsFile
+from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent
+
+__all__ = ["Commit", "JournalSource", "is_abandoned"]
+
+READ_BYTES = 1024 * 1024
+_HEADER_BYTES = 64 * 1024
+_RECORDS = re.compile(rb"^[0-9a-f]{8} (\{.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Planned events on their way to disk."""
+
+    events: list[PlannedEvent]
+    segment_fds: list[int]
+    cuts_file: CutsFile
+
+    def sync(self) -> None:
+        """Sync the journal, then record the cuts; may run in a thread.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        for fd in self.segment_fds:
+            os.fdatasync(fd)
+        self.cuts_file.append(event.cut for event in self.events)
+
+
+class JournalSource:
+    """One folder of the spool, from the lock to the cuts.
+
+    Attributes:
+        header: Whose journal it is.
+        planned: Events that are cut but not yet recorded in the cuts file, so not to be sent.
+
+    Raises:
+        JournalError: No segment has a header that can be read.
+        OSError: The folder cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.planned: list[PlannedEvent] = []
+        self._fds: dict[int, int] = {}
+        segments = self._segments()
+        self.header = self._read_header(segments)
+        self.name = Source.parse(self.header.source)
+        self._cuts_file = CutsFile(folder / CUTS_NAME)
+        cuts = self._cuts_file.read()
+        self._cutter = Cutter(self.header, max((cut.id for cut in cuts), default=0) + 1)
+        self._cuts = {cut.id: cut for cut in cuts if cut.segment >= segments[0]}
+        self._raws: dict[int, bytes] = {}
+        self._dirty: set[int] = set()
+        self._known_keys: set[int] = set()
+        self._is_writer_gone = False
+        self._resume(segments, cuts)
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        return self.header.run
+
+    def recovered(self) -> list[tuple[int, int]]:
+        """Events (id, size about) that an earlier shipper cut, lowest first."""
+        return [(number, cut.end - cut.start) for number, cut in sorted(self._cuts.items())]
+
+    def recovered_stored(self) -> IdRanges:
+        """Ids that must be stored, since their segments are trimmed."""
+        last = min(self._cuts, default=self._cutter.next_id) - 1
+        return IdRanges([(1, last)] if last else [])
+
+    def poll(self, now: float, age_seconds: float, budget_bytes: int) -> int:
+        """Read what was appended and cut what is due into :attr:`planned`.
+
+        Returns:
+            Bytes read.
+        """
+        total = 0
+        planned_bytes = 0
+        while total < budget_bytes and planned_bytes < budget_bytes:
+            lines, count = self._read()
+            if not count and not self._advance():
+                break
+            total += count
+            found = self._cutter.feed(self._segment, lines, now)
+            planned_bytes += sum(len(event.raw) for event in found)
+            self.planned += found
+        self.planned += self._cutter.flush(now, age_seconds)
+        return total
+
+    def new_blobs(self) -> list[PendingBlob]:
+        """Records whose bytes are to be uploaded."""
+        return self._cutter.new_blobs()
+
+    def blob_path(self, blob: PendingBlob) -> Path:
+        """Where the snapshot of a record is.
+
+        Raises:
+            JournalError: The record names a place outside the source's folder.
+        """
+        path = (self.folder / str(blob.record["blob"]["path"])).resolve()
+        if not path.is_relative_to((self.folder / BLOBS_NAME).resolve()):
+            raise JournalError(f"{path} is no snapshot of this journal")
+        return path
+
+    def uploaded(
+        self, blob: PendingBlob, described: dict[str, Any] | None, dataref: str | None
+    ) -> None:
+        """The bytes of a record are in the store, or gone for good (None)."""
+        self.planned += self._cutter.uploaded(blob, described, dataref)
+
+    def begin_commit(self) -> Commit | None:
+        """What is to be synced before the planned events may be sent; None when there are none."""
+        if not self.planned:
+            return None
+        # What is sent must not be forgotten by a power loss: its id would get other bytes.
+        dirty = {event.cut.segment for event in self.planned} & self._dirty
+        self._dirty -= dirty
+        return Commit(list(self.planned), [self._fd(s) for s in dirty], self._cuts_file)
+
+    def end_commit(self, commit: Commit) -> list[tuple[int, int]]:
+        """The commit is on disk: the events (id, bytes) that may be sent now."""
+        del self.planned[: len(commit.events)]
+        for event in commit.events:
+            self._cuts[event.cut.id] = event.cut
+            self._raws[event.cut.id] = event.raw
+            if "blob" in event.cut.extra:
+                self._drop_snapshot(event.cut)
+        return [(event.cut.id, len(event.raw)) for event in commit.events]
+
+    def event(self, number: int) -> tuple[str, bytes]:
+        """Kind and bytes of a recorded event, from memory or made again.
+
+        Raises:
+            JournalError: Its part of the journal is damaged.
+        """
+        cut = self._cuts[number]
+        raw = self._raws.get(number)
+        if raw is None:
+            self._learn_keys(cut.segment)
+            reader = SegmentReader(cut.start)
+            lines = reader.feed(os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start))
+            raw = self._cutter.rebuild(cut, lines)
+        return _kind_of(raw), raw
+
+    def forget_bytes(self, number: int) -> None:
+        """The broker has it: should it be sent again, it is read from disk."""
+        self._raws.pop(number, None)
+
+    def stored(self, stored: IdRanges) -> None:
+        """These events are in the log: segments that only held them are removed."""
+        for number in [n for n in self._cuts if n in stored]:
+            del self._cuts[number]
+            self._raws.pop(number, None)
+        needed = [cut.segment for cut in self._cuts.values()]
+        needed += [event.cut.segment for event in self.planned]
+        oldest = self._cutter.oldest_segment
+        needed.append(self._segment if oldest is None else oldest)
+        for segment in self._segments():
+            if segment < min(needed):
+                self._close(segment)
+                (self.folder / segment_name(segment)).unlink(missing_ok=True)
+
+    def give_up(self, number: int) -> None:
+        """The event cannot be made again."""
+        self._cuts.pop(number, None)
+
+    @property
+    def damaged(self) -> int:
+        """Damaged lines met so far."""
+        return self._cutter.damaged
+
+    @property
+    def is_finished(self) -> bool:
+        """The end of the run was cut and recorded, and every event is stored."""
+        return (
+            self._cutter.has_end
+            and not self._cutter.is_waiting
+            and not self.planned
+            and not self._cuts
+        )
+
+    @property
+    def has_end(self) -> bool:
+        """The end of the run has been read."""
+        return self._cutter.has_end
+
+    def end_if_abandoned(self, wall_time: float) -> bool:
+        """Write the end of the run into the journal when its process has died without.
+
+        Returns:
+            The journal has just been ended.
+        """
+        if self._cutter.has_end or self._is_writer_gone or not is_abandoned(self.folder):
+            return False
+        self._is_writer_gone = True
+        segment = self._segments()[-1]
+        path = self.folder / segment_name(segment)
+        size = path.stat().st_size
+        torn = size > 0 and os.pread(self._fd(segment), 1, size - 1) != b"\n"
+        record = {
+            "kind": "run_finished",
+            # When it was left: this may be days later.
+            "time": min(path.stat().st_mtime, wall_time),
+            "data": {
+                "status": "killed",
+                "error": "the process ended without finishing its run",
+                "rank": self.name.rank,
+                "attempt": self.name.attempt,
+            },
+        }
+        with path.open("ab", buffering=0) as file:
+            file.write((b"\n" if torn else b"") + make_line(orjson.dumps(record)))
+        return True
+
+    @property
+    def unread_bytes(self) -> int:
+        """Journal bytes that were not read yet."""
+        total = -self._reader.position
+        for segment in self._segments():
+            if segment >= self._segment:
+                with contextlib.suppress(FileNotFoundError):
+                    total += (self.folder / segment_name(segment)).stat().st_size
+        return max(total, 0)
+
+    def remove(self) -> None:
+        """Remove the folder: everything of it is stored."""
+        self.close()
+        # Renamed first, so that a kill in the middle leaves nothing that looks like a journal.
+        trash = self.folder.with_name(f".{self.folder.name}.done")
+        self.folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def close(self) -> None:
+        """Close all files."""
+        for segment in list(self._fds):
+            self._close(segment)
+        self._cuts_file.close()
+
+    def _resume(self, segments: list[int], cuts: list[Cut]) -> None:
+        """Go on reading behind the last cut; find records before it that wait for an upload."""
+        self._segment, offset = max(
+            ((cut.segment, cut.end) for cut in cuts), default=(segments[0], 0)
+        )
+        if self._segment < segments[0]:
+            self._segment, offset = segments[0], 0
+        self._reader = SegmentReader(offset)
+        starts = {(cut.segment, cut.start) for cut in cuts}
+        for segment in [s for s in segments if s <= self._segment] if cuts else []:
+            for line in self._records(segment):
+                is_before = segment < self._segment or line.offset < offset
+                is_cut = (segment, line.offset) in starts
+                if is_before and not is_cut:
+                    self.planned += self._cutter.feed(segment, [line], 0.0)
+            self._known_keys.add(segment)
+
+    def _records(self, segment: int) -> Iterator[Line]:
+        """The sound lines of a segment that are no rows."""
+        data = (self.folder / segment_name(segment)).read_bytes()
+        for match in _RECORDS.finditer(data):
+            if check_line(match[0]) is not None:
+                yield Line(match.start(), match.end() + 1, match[1])
+
+    def _learn_keys(self, segment: int) -> None:
+        if segment not in self._known_keys:
+            self._known_keys.add(segment)
+            for line in self._records(segment):
+                if line.payload is not None and line.payload.startswith(b'{"table":'):
+                    self._cutter.learn(line.payload)
+
+    def _read_header(self, segments: list[int]) -> SegmentHeader:
+        for segment in segments:
+            first = os.pread(self._fd(segment), _HEADER_BYTES, 0).partition(b"\n")[0]
+            payload = check_line(first)
+            if payload is not None:
+                return parse_header(payload)
+        raise JournalError(f"{self.folder}: no segment has a header that can be read")
+
+    def _read(self) -> tuple[list[Line], int]:
+        chunk = os.pread(self._fd(self._segment), READ_BYTES, self._reader.position)
+        if not chunk:
+            return [], 0
+        self._dirty.add(self._segment)
+        return self._reader.feed(chunk), len(chunk)
+
+    def _advance(self) -> bool:
+        """Go to the next segment if there is one: then this one is complete."""
+        following = self._segment + 1
+        if not (self.folder / segment_name(following)).exists():
+            return False
+        # Written between our last read and the beginning of the next segment.
+        chunk = os.pread(self._fd(self._segment), READ_BYTES, self._reader.position)
+        if chunk:
+            return True
+        if self._reader.finish() is not None:
+            self._cutter.damaged += 1
+        self._segment = following
+        self._reader = SegmentReader()
+        return True
+
+    def _segments(self) -> list[int]:
+        found = sorted(
+            number
+            for path in self.folder.iterdir()
+            if (number := segment_number(path.name)) is not None
+        )
+        if not found:
+            raise JournalError(f"{self.folder}: no segment yet")
+        return found
+
+    def _fd(self, segment: int) -> int:
+        fd = self._fds.get(segment)
+        if fd is None:
+            flags = os.O_RDONLY | os.O_CLOEXEC
+            fd = self._fds[segment] = os.open(self.folder / segment_name(segment), flags)
+        return fd
+
+    def _close(self, segment: int) -> None:
+        fd = self._fds.pop(segment, None)
+        if fd is not None:
+            os.close(fd)
+        self._dirty.discard(segment)
+
+    def _drop_snapshot(self, cut: Cut) -> None:
+        """The bytes are in the store and the cut names them: the snapshot has done its duty."""
+        line = os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start)
+        payload = check_line(line.rstrip(b"\n"))
+        if payload is None:
+            return
+        record = orjson.loads(payload)
+        path = self.blob_path(PendingBlob(cut.segment, cut.start, cut.end, record))
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """No process holds the lock of a source: its trainer is gone."""
+    try:
+        fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _kind_of(raw: bytes) -> str:
+    """The kind of an event we composed ourselves."""
+    marker = b'"type":"trainbus.'
+    at = raw.index(marker) + len(marker)
+    return raw[at : raw.index(b".v1", at)].decode()

@@ -1,0 +1,101 @@
+"""The shipper's connection to the broker: kept open, with heartbeats, and what arrives on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from bus.config import BrokerAddress
+from bus.errors import BrokerError, EventError
+from bus.group.heartbeat import decode_heartbeat
+from bus.idranges import IdRanges
+from bus.mqtt import Delivery, Link, Will, open_link
+from bus.nodes import NodeHeartbeat, encode_node
+from bus.retry import Backoff
+from bus.stored import decode_stored
+from bus.topics import Topics
+from publishers.shipper.loghealth import LogHealth, ShardNews
+
+__all__ = ["LOG_GROUP", "Uplink"]
+
+logger = logging.getLogger(__name__)
+
+LOG_GROUP = "log"
+HEARTBEAT_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Uplink:
+    """Keeps the link and sorts what comes in.
+
+    Attributes:
+        health: What is known of the log group.
+        link: The connection; None while it is lost.
+        on_stored: Called with the stored ids per source.
+        on_news: Called with what a log worker says of one shard, and when it was heard.
+        on_change: Called when the link came or went; with True when it came.
+        heartbeat: Makes the heartbeat.
+    """
+
+    address: BrokerAddress
+    topics: Topics
+    node: str
+    spool: str
+    on_stored: Callable[[Mapping[str, IdRanges]], None]
+    on_news: Callable[[ShardNews, float], None]
+    on_change: Callable[[bool], None]
+    heartbeat: Callable[[], NodeHeartbeat]
+    clock: Callable[[], float] = time.monotonic
+    health: LogHealth = field(init=False)
+    link: Link | None = None
+
+    def __post_init__(self) -> None:
+        self.health = LogHealth(self.clock())
+
+    async def run(self) -> None:
+        """Keep the link open until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._hold(backoff)
+            except BrokerError as error:
+                logger.info("%s", error)
+            finally:
+                self.link = None
+                self.on_change(False)
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _hold(self, backoff: Backoff) -> None:
+        topic = self.topics.node(self.node, self.spool)
+        will = Will(topic, encode_node(NodeHeartbeat(self.node, self.spool, has_left=True)))
+        client_id = f"{self.topics.prefix.replace('/', '-')}-ship-{self.spool}"
+        async with open_link(
+            self.address, client_id, will=will, on_delivery=self._on_delivery
+        ) as link:
+            # All runs, though few concern this node: one subscription instead of one per run.
+            await link.subscribe([self.topics.stored_filter, self.topics.members_filter(LOG_GROUP)])
+            backoff.reset()
+            self.link = link
+            self.on_change(True)
+            while not link.is_lost:
+                link.send_once(topic, encode_node(self.heartbeat()))
+                try:
+                    await asyncio.wait_for(link.wait_lost(), HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    continue
+                return
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        delivery.ack()
+        try:
+            if delivery.topic.startswith(f"{self.topics.prefix}/groups/"):
+                now = self.clock()
+                for news in self.health.heard(decode_heartbeat(delivery.payload), now):
+                    self.on_news(news, now)
+            else:
+                self.on_stored(decode_stored(delivery.payload))
+        except EventError as error:
+            logger.warning("ignored a message on %s: %s", delivery.topic, error)
