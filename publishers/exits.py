@@ -1,0 +1,105 @@
+"""What happens to runs when the process ends or forks, and nobody calls ``finish``.
+
+At the end of the program a run that was left open is finished: as failed when an uncaught
+exception passed ``sys.excepthook``, as killed when that was Ctrl-C, else as completed. Signals are
+left alone: a process killed by one is reported by the shipper. In a forked child a run is inert.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Protocol
+
+__all__ = ["Open", "describe_exception", "forget", "status_of_exception", "watch_over"]
+
+_TIMEOUT_SECONDS = 10.0
+
+
+class Open(Protocol):
+    """A run that has not finished."""
+
+    def end(self, status: str, error: str) -> None:
+        """Write the end of the run, without waiting."""
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until all is stored, until ``deadline`` on the monotonic clock."""
+
+    def become_inert(self) -> None:
+        """Write nothing any more: this is a copy in a forked child."""
+
+
+_open: dict[int, Open] = {}
+_end_of_program: list[tuple[str, str]] = []
+_is_installed = False
+
+
+def watch_over(run: Open) -> None:
+    """Finish a run at the end of the program, unless it is forgotten before."""
+    global _is_installed
+    if not _is_installed:
+        _is_installed = True
+        _install()
+    _open[id(run)] = run
+
+
+def forget(run: Open) -> None:
+    """Leave a run alone from now on: it has finished."""
+    _open.pop(id(run), None)
+
+
+def status_of_exception(error: BaseException | None) -> str:
+    """How a run ends that an exception leaves: killed by Ctrl-C, completed by ``sys.exit(0)``."""
+    if error is None or (isinstance(error, SystemExit) and error.code in {None, 0}):
+        return "completed"
+    return "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def describe_exception(error: BaseException | None) -> str:
+    """The type and the message, in at most 2,000 characters; empty where nothing failed."""
+    if status_of_exception(error) == "completed":
+        return ""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # a foreign __str__ may raise anything
+        text = ""
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:2000]
+
+
+def _install() -> None:
+    previous = sys.excepthook
+
+    def note_exception(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        _end_of_program.append((status_of_exception(error), describe_exception(error)))
+        previous(kind, error, trace)
+
+    sys.excepthook = note_exception
+    atexit.register(_finish_all)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_become_inert)
+
+
+def _finish_all() -> None:
+    status, error = _end_of_program[-1] if _end_of_program else ("completed", "")
+    runs = list(_open.values())
+    try:
+        for run in runs:
+            run.end(status, error)
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        for run in runs:
+            run.wait(deadline)
+    except KeyboardInterrupt:
+        # Ctrl-C once more: what is written is written, and the shipper delivers it.
+        return
+
+
+def _become_inert() -> None:
+    for run in list(_open.values()):
+        run.become_inert()
+    _open.clear()

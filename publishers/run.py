@@ -1,0 +1,446 @@
+"""A training run, as the training code sees it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from threading import RLock
+from types import TracebackType
+from typing import Any, get_args
+
+from bus.errors import EventError
+from bus.kinds import RunStatus
+from bus.source import Source
+from publishers import exits, media
+from publishers.drops import Drops
+from publishers.environment import Place
+from publishers.journal.folder import SourceFolder
+from publishers.journal.rows import MetricRows
+from publishers.journal.writer import Journal, NoJournal
+from publishers.launch import ShipperWatch
+from publishers.recorder import Recorder
+from publishers.snapshot import BlobRecord, safe_name
+from publishers.values import plain, whole_number, wire_number
+
+__all__ = ["Run"]
+
+_LONGEST_PAUSE_SECONDS = 0.1
+_RETRY_SECONDS = 0.5
+_MAX_ERROR_CHARACTERS = 10_000
+
+
+class Run:
+    """One training run; :func:`publishers.start_run` makes it.
+
+    Methods may be called from any thread. None of them raises because of the bus, the disk or an
+    odd value: what cannot be taken is counted in :attr:`dropped` and warned about once. In a
+    forked child the run is inert.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        source: Source,
+        *,
+        journal: Journal,
+        folder: SourceFolder | None,
+        rows: MetricRows,
+        recorder: Recorder,
+        drops: Drops,
+        watch: ShipperWatch | None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._place = place
+        self._source = source
+        self._journal = journal
+        self._folder = folder
+        self._rows = rows
+        self._recorder = recorder
+        self._drops = drops
+        self._watch = watch
+        self._sleep = sleep
+        self._clock = clock
+        self._lock = RLock()
+        self._end: tuple[str, str] | None = None
+        self._is_closed = folder is None
+        self._is_inert = False
+        self._was_removed = False
+
+    @property
+    def id(self) -> str:
+        """The run's id, the same for all its processes."""
+        return self._place.run
+
+    @property
+    def project(self) -> str:
+        """The project the run belongs to."""
+        return self._place.project
+
+    @property
+    def name(self) -> str:
+        """The name people read."""
+        return self._place.name
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process in the run, from 0."""
+        return self._place.rank
+
+    @property
+    def source(self) -> str:
+        """The CloudEvents source of what this process publishes."""
+        return str(self._source)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How much never reached the bus, by cause (``bad_value``, ``disk_full``, …)."""
+        return self._drops.counts()
+
+    def log(
+        self, metrics: Mapping[str, Any], step: int | None = None, *, rank_prefix: bool = True
+    ) -> None:
+        """Log metric values of one step: one line in the journal, a few microseconds.
+
+        Args:
+            metrics: Values by name: floats, ints, bools, scalars of numpy, 0-d tensors.
+            step: Whole number; by default the previous step + 1, from 0.
+            rank_prefix: Write ``rank{n}/name`` on ranks other than 0.
+
+        Raises:
+            EventError: A value cannot be taken, and the run was started with ``strict=True``.
+        """
+        self._rows.log(metrics, step, rank_prefix=rank_prefix)
+
+    def params(self, params: Mapping[str, Any], section: str = "General") -> None:
+        """Log parameters: any values; what JSON has no form for becomes its text.
+
+        Args:
+            params: Values by name; also an object with attributes, as ``argparse`` makes.
+            section: Groups them in trackers that show groups.
+        """
+
+        def write() -> None:
+            values = self._recorder.take("params", _attributes(params), plain)
+            folder = f"params/{safe_name(section)}"
+            self._recorder.record_values(
+                "params", values, lambda part: {"section": section, "params": part}, folder
+            )
+
+        self._recorder.attempt("params", write)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Log single values of the whole run; of each name the last one counts."""
+
+        def write() -> None:
+            taken = self._recorder.take("summary", values, wire_number)
+            self._recorder.record_values("summary", taken, lambda part: {"values": part}, "summary")
+
+        self._recorder.attempt("summary", write)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags; of each name the last one counts."""
+
+        def write() -> None:
+            taken = self._recorder.take("tags", tags, lambda value: str(plain(value)))
+            self._recorder.record_values("tags", taken, lambda part: {"set": part}, "tags")
+
+        self._recorder.attempt("tags", write)
+
+    def image(self, title: str, series: str, image: Any, step: int | None = None) -> None:
+        """Log a picture as it is now.
+
+        Args:
+            title: What it shows, such as ``val``.
+            series: Which one of them, such as ``batch0``.
+            image: A path, encoded bytes, a PIL image, a matplotlib figure, or an array of
+                height x width x (1, 3 or 4): floats from 0 to 1, or whole numbers from 0 to 255.
+            step: Whole number, if it belongs to one.
+        """
+        self._log_media("image", title, series, image, step, media.picture)
+
+    def plot(self, title: str, series: str, figure: Any, step: int | None = None) -> None:
+        """Log a plot as it is now: a figure of matplotlib or plotly, a path, or bytes.
+
+        Args:
+            title: What it shows.
+            series: Which one of them.
+            figure: See above.
+            step: Whole number, if it belongs to one.
+        """
+        self._log_media("plot", title, series, figure, step, media.plot)
+
+    def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Log a file or folder as it is now.
+
+        Args:
+            path: Where it is.
+            name: Its path among the run's artifacts, ``/`` between levels; by default its name.
+        """
+
+        def write() -> None:
+            where = _artifact_path(name) if name else None
+            blob = self._copy(path, PurePosixPath(where).name if where else None)
+            self._recorder.record("artifact", {"path": where or blob.name}, blob)
+
+        self._recorder.attempt(f"artifact {path}", write)
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        epoch: int | None = None,
+        fitness: float | None = None,
+        best: bool = False,
+        final: bool = False,
+    ) -> None:
+        """Log the weights in a file or folder as they are now.
+
+        Args:
+            path: Where they are.
+            epoch: After which epoch.
+            fitness: How good they are; higher is better.
+            best: They are the best so far.
+            final: Training ends with them.
+        """
+
+        def write() -> None:
+            data: dict[str, Any] = {"best": bool(best), "final": bool(final)}
+            if epoch is not None:
+                data["epoch"] = _checked(whole_number, "epoch", epoch)
+            if fitness is not None:
+                data["fitness"] = _checked(wire_number, "fitness", fitness)
+            self._recorder.record("checkpoint", data, self._copy(path))
+
+        self._recorder.attempt(f"checkpoint {path}", write)
+
+    def model(
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        flavor: str = "",
+        signature: Any = None,
+        metrics: Mapping[str, Any] | None = None,
+        registered_name: str | None = None,
+    ) -> None:
+        """Log a finished model as it is now.
+
+        Args:
+            path: An MLmodel folder (as ``mlflow.<flavor>.save_model`` writes), or one file.
+            name: Of the model.
+            flavor: Its format; by default ``mlflow`` for an MLmodel folder.
+            signature: Inputs and outputs, as a dict or an object with ``to_dict()``.
+            metrics: How good it is, by name.
+            registered_name: Make a version under this name in the tracker's registry.
+        """
+
+        def write() -> None:
+            data: dict[str, Any] = {"name": name, "flavor": flavor}
+            if not flavor and (Path(path) / "MLmodel").is_file():
+                data["flavor"] = "mlflow"
+            if signature is not None:
+                as_dict = getattr(signature, "to_dict", None)
+                data["signature"] = plain(as_dict() if callable(as_dict) else signature)
+            if metrics:
+                data["metrics"] = self._recorder.take("metrics", metrics, wire_number)
+            if registered_name is not None:
+                data["registered_name"] = registered_name
+            self._recorder.record("model", data, self._copy(path))
+
+        self._recorder.attempt(f"model {name}", write)
+
+    def phase(self, phase: str, state: str, args: Mapping[str, Any] | None = None) -> None:
+        """Say that a phase began or ended.
+
+        Args:
+            phase: ``train``, ``val``, ``predict`` or ``export``.
+            state: ``started`` or ``ended``.
+            args: What it was started with.
+        """
+
+        def write() -> None:
+            taken = self._recorder.take("args", args or {}, plain)
+            self._recorder.record("phase", {"phase": phase, "state": state, "args": taken})
+
+        self._recorder.attempt(f"phase {phase}", write)
+
+    def finish(self, status: str = "completed", error: str = "", timeout: float = 10.0) -> bool:
+        """End this process's part of the run, and wait until all of it is stored.
+
+        Args:
+            status: ``completed``, ``failed`` or ``killed``.
+            error: What failed, in words.
+            timeout: Seconds to wait at the most. What is not stored by then is delivered by the
+                shipper, which goes on by itself.
+
+        Returns:
+            Whether the event log has confirmed everything.
+        """
+        deadline = self._clock() + timeout
+        self.end(status, error)
+        return self.wait(deadline)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish(exits.status_of_exception(error), exits.describe_exception(error))
+
+    def start(self, started: dict[str, Any], params: Mapping[str, Any] | None) -> None:
+        """Write the first records and see to the shipper; ``start_run`` does this.
+
+        Args:
+            started: Data of ``run_started``.
+            params: The first parameters; None for none.
+        """
+        self._recorder.attempt("run_started", lambda: self._recorder.record_start(started))
+        if params is not None:
+            self.params(params)
+        exits.watch_over(self)
+        if self._watch is not None:
+            self._watch.start(is_lead=self._place.is_lead)
+
+    def end(self, status: str, error: str) -> None:
+        """Write the end of the run, without waiting. Later calls change nothing."""
+        with self._lock:
+            if self._is_inert or self._end is not None:
+                return
+            if status not in get_args(RunStatus):
+                self._drops.warn("status", f"status {status!r} is unknown: taken as failed")
+                status = "failed"
+            self._end = (status, str(error)[:_MAX_ERROR_CHARACTERS])
+            exits.forget(self)
+            self._write_end()
+
+    def wait(self, deadline: float) -> bool:
+        """Wait until all is stored, until ``deadline`` on the monotonic clock."""
+        if self._folder is None or self._is_inert:
+            return False
+        if self._watch is not None:
+            self._watch.check()
+        pause = 0.01
+        retry_at = self._clock() + _RETRY_SECONDS
+        is_stored = False
+        while not (is_stored := self._is_gone()):
+            left = deadline - self._clock()
+            if left <= 0:
+                break
+            self._sleep(min(pause, left))
+            pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)
+            if not self._is_closed and self._clock() >= retry_at:
+                self._write_end()
+                retry_at = self._clock() + _RETRY_SECONDS
+        self._close()
+        if self._watch is not None:
+            self._watch.stop()
+        if not is_stored:
+            self._drops.warn(
+                "not_confirmed",
+                f"run {self.id}: not everything is confirmed as stored yet; the shipper goes on",
+            )
+        return is_stored and not self._was_removed
+
+    def become_inert(self) -> None:
+        """Write nothing any more: this is a copy in a forked child."""
+        self._is_inert = True
+        self._drops.reset_after_fork()
+        self._rows.reset_after_fork()
+        self._lock = RLock()
+        self._refuse("forked", "a forked process does not write to the run of its parent")
+        if self._folder is not None:
+            # Frees no lock: the child holds none.
+            self._folder.unlock()
+
+    def _write_end(self) -> None:
+        """Write the last record and close; when the disk takes nothing, leave it for later."""
+        if self._is_closed or self._end is None:
+            return
+        status, error = self._end
+        data = {
+            "status": status,
+            "error": error,
+            "dropped": self._drops.counts(),
+            "rank": self._place.rank,
+            "attempt": self._place.attempt,
+        }
+        if self._recorder.record("run_finished", data):
+            self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._is_closed or self._folder is None:
+                return
+            self._is_closed = True
+            # The shipper never removes the folder of a process that lives.
+            self._was_removed = not self._folder.path.exists()
+            self._refuse("after_finish", f"run {self.id} has finished: nothing more is taken")
+            self._journal.close()
+            self._folder.unlock()
+
+    def _refuse(self, cause: str, message: str) -> None:
+        self._recorder.refuse(cause, message)
+        nothing = NoJournal(lambda: self._drops.add(cause, message))
+        self._rows.journal = nothing
+
+    def _is_gone(self) -> bool:
+        """The shipper removes the folder of a source once all of it is stored."""
+        if self._folder is None:
+            return False
+        try:
+            self._folder.path.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _copy(self, path: str | os.PathLike[str], name: str | None = None) -> BlobRecord:
+        return self._recorder.snapshots.copy(path, name)
+
+    def _log_media(
+        self,
+        kind: str,
+        title: str,
+        series: str,
+        value: Any,
+        step: int | None,
+        make: Callable[[object], media.MediaFile],
+    ) -> None:
+        def write() -> None:
+            data: dict[str, Any] = {"title": title, "series": series}
+            if step is not None:
+                data["step"] = _checked(whole_number, "step", step)
+            file = make(value)
+            if isinstance(file.content, Path):
+                blob = self._copy(file.content)
+            else:
+                name = safe_name(series) + file.suffix
+                blob = self._recorder.snapshots.write(name, file.content)
+            self._recorder.record(kind, data, blob)
+
+        self._recorder.attempt(f"{kind} {title}/{series}", write)
+
+
+def _checked(convert: Callable[[object], Any], field: str, value: object) -> Any:
+    try:
+        return convert(value)
+    except ValueError as error:
+        raise EventError(field, str(error)) from error
+
+
+def _attributes(value: object) -> object:
+    """What ``argparse`` and its like hold, as a dict; anything else as it is."""
+    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, Mapping) else value
+
+
+def _artifact_path(name: str) -> str:
+    parts = [part for part in str(name).split("/") if part not in {"", "."}]
+    if not parts or ".." in parts:
+        raise EventError("name", f"{name!r} is no path below the run's artifacts")
+    return "/".join(parts)
