@@ -7,8 +7,8 @@ are, so that the text can be taken apart again. It is the CloudEvents ``source``
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from dataclasses import dataclass
 
 from bus.errors import EventError
@@ -23,7 +23,7 @@ _SOURCE = re.compile(
 
 def new_incarnation(attempt: int, start_seconds: float) -> str:
     """A name for one life of a process: attempt, start time (Unix seconds, hex), 64 random bits."""
-    return f"{attempt}-{int(start_seconds):x}-{secrets.token_hex(8)}"
+    return f"{attempt}-{int(start_seconds):x}-{os.urandom(8).hex()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import socket
 import time
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ def read_hints() -> Hints:
     now = datetime.fromtimestamp(time.time(), UTC)
     return Hints(
         host=socket.gethostname(),
-        new_run=f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}",
+        new_run=f"{now:%Y%m%d-%H%M%S}-{os.urandom(4).hex()}",
         siblings=siblings_id(os.getppid()),
     )
 
@@ -37,5 +35,8 @@ def siblings_id(parent: int, proc: Path = Path("/proc")) -> str:
     if len(fields) < 20:
         return ""
     # In containers /proc may show the host's boot and process ids that begin again at 1.
+    # Imported here: it loads OpenSSL, which most runs have no use for.
+    import hashlib
+
     text = f"{boot} {socket.gethostname()} {parent} {fields[19]}"
     return f"job-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import orjson
@@ -224,7 +224,7 @@ class Recorder:
         name = safe_name(key)
         if name != key:
             # Other names may come to the same file name.
-            name = f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+            name = f"{name}-{crc32(key.encode()):08x}"
         path = f"{folder}/{name}.json"
         blob = self.snapshots.write(f"{name}.json", orjson.dumps(value))
         self.record("artifact", {"path": path}, blob)
