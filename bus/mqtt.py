@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -28,6 +29,11 @@ from bus.config import BrokerAddress
 from bus.errors import BrokerError
 
 __all__ = ["Delivery", "Link", "Will", "open_link"]
+
+# Lost links are reported by those who hold them, once; paho would add an error for each.
+_silent = logging.getLogger("bus.mqtt.paho")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 # A publish pending when the link is lost waits out its timeout; aiomqtt's default is 10 s.
@@ -120,7 +126,8 @@ class Link:
 
     def ack(self, delivery: Delivery) -> None:
         """Send PUBACK for a delivery of this link."""
-        if not self.is_lost:
+        # QoS 0 has no packet id: an acknowledgement of it is a protocol error.
+        if delivery.packet_id and not self.is_lost:
             self._paho.ack(delivery.packet_id, 1)
 
     def send(self, topic: str, payload: bytes, on_ack: Callable[[], None] | None = None) -> None:
@@ -220,6 +227,7 @@ async def open_link(
         will=aiomqtt.Will(will.topic, will.payload, qos=1) if will else None,
         keepalive=keepalive_seconds,
         timeout=REQUEST_TIMEOUT_SECONDS,
+        logger=_silent,
         tls_context=ssl.create_default_context() if address.is_tls else None,
         socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
     )
