@@ -1,0 +1,81 @@
+"""Applied marks and rank states as run tags.
+
+A tag value is bounded (8000 characters today, 5000 on older servers), so that a long text takes
+several tags: ``key`` holds the number of parts and the first of them, ``key.1``, ``key.2`` … the
+others. Parts left over from a time when the text was longer are not read.
+
+Every source has a text of its own, ``{source};{applied};{dead}`` with the ids as ranges, under
+``trainbus.marks.`` and 16 hex digits of the sha256 of the source: a batch of one rank writes one
+short tag, however many ranks the run has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+
+from bus.errors import EventError
+from bus.idranges import IdRanges
+from bus.sinks import Marks
+
+__all__ = ["join_text", "marks_from_tags", "marks_to_tags", "split_text"]
+
+_log = logging.getLogger(__name__)
+
+_PART_CHARACTERS = 4500
+_KEY = re.compile(r"trainbus\.marks\.[0-9a-f]{16}")
+
+
+def split_text(key: str, text: str) -> dict[str, str]:
+    """Spread a text over as many tags as it needs."""
+    starts = range(0, max(len(text), 1), _PART_CHARACTERS)
+    parts = [text[start : start + _PART_CHARACTERS] for start in starts]
+    tags = {f"{key}.{number}": part for number, part in enumerate(parts) if number}
+    return {key: f"{len(parts)};{parts[0]}", **tags}
+
+
+def join_text(key: str, tags: Mapping[str, str]) -> str | None:
+    """Read back what :func:`split_text` wrote; None when it is not there or damaged."""
+    count, separator, first = tags.get(key, "").partition(";")
+    if not separator or not count.isdecimal():
+        return None
+    others = [tags.get(f"{key}.{number}") for number in range(1, int(count))]
+    whole = [part for part in others if part is not None]
+    return "".join([first, *whole]) if len(whole) == len(others) else None
+
+
+def marks_to_tags(marks: Marks) -> dict[str, str]:
+    """The tags that hold the marks."""
+    tags: dict[str, str] = {}
+    for source, applied in marks.applied.items():
+        dead = marks.dead.get(source, IdRanges())
+        tags |= split_text(_key_of(source), f"{source};{applied};{dead}")
+    return tags
+
+
+def marks_from_tags(tags: Mapping[str, str]) -> Marks:
+    """Read the marks of all sources.
+
+    A text that somebody damaged counts as none: its events are written once more, which changes
+    nothing in MLflow, and that is better than never writing to the run again.
+    """
+    marks = Marks()
+    for key in filter(_KEY.fullmatch, tags):
+        try:
+            source, applied, dead = (join_text(key, tags) or "").split(";")
+            ids, dead_ids = IdRanges.parse(applied), IdRanges.parse(dead)
+            if _key_of(source) != key:
+                raise EventError(key, "is not the tag of its source")
+        except (ValueError, EventError):
+            _log.warning("tag %s is damaged: the events of its source are written again", key)
+            continue
+        marks.applied[source] = ids
+        if dead_ids:
+            marks.dead[source] = dead_ids
+    return marks
+
+
+def _key_of(source: str) -> str:
+    return f"trainbus.marks.{hashlib.sha256(source.encode()).hexdigest()[:16]}"
