@@ -25,8 +25,8 @@ class Open(Protocol):
     def end(self, status: str, error: str) -> None:
         """Write the end of the run, without waiting."""
 
-    def wait(self, deadline: float) -> bool:
-        """Wait until all is stored, until ``deadline`` on the monotonic clock."""
+    def wait(self, timeout: float) -> bool:
+        """Wait until all is stored, for at most ``timeout`` seconds."""
 
     def become_inert(self) -> None:
         """Write nothing any more: this is a copy in a forked child."""
@@ -93,7 +93,7 @@ def _finish_all() -> None:
             run.end(status, error)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         for run in runs:
-            run.wait(deadline)
+            run.wait(max(0.0, deadline - time.monotonic()))
     except KeyboardInterrupt:
         # Ctrl-C once more: what is written is written, and the shipper delivers it.
         return

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from threading import RLock
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from bus.errors import EventError
-from bus.kinds import RunStatus
 from bus.source import Source
 from publishers import exits, media
 from publishers.drops import Drops
+from publishers.ending import Ending
 from publishers.environment import Place
-from publishers.journal.folder import SourceFolder
 from publishers.journal.rows import MetricRows
-from publishers.journal.writer import Journal, NoJournal
 from publishers.launch import ShipperWatch
 from publishers.recorder import Recorder
 from publishers.snapshot import BlobRecord, safe_name
 from publishers.values import plain, whole_number, wire_number
 
 __all__ = ["Run"]
-
-_LONGEST_PAUSE_SECONDS = 0.1
-_RETRY_SECONDS = 0.5
-_MAX_ERROR_CHARACTERS = 10_000
 
 
 class Run:
@@ -44,30 +36,19 @@ class Run:
         place: Place,
         source: Source,
         *,
-        journal: Journal,
-        folder: SourceFolder | None,
         rows: MetricRows,
         recorder: Recorder,
         drops: Drops,
+        ending: Ending,
         watch: ShipperWatch | None,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place = place
         self._source = source
-        self._journal = journal
-        self._folder = folder
         self._rows = rows
         self._recorder = recorder
         self._drops = drops
+        self._ending = ending
         self._watch = watch
-        self._sleep = sleep
-        self._clock = clock
-        self._lock = RLock()
-        self._end: tuple[str, str] | None = None
-        self._is_closed = folder is None
-        self._is_inert = False
-        self._was_removed = False
 
     @property
     def id(self) -> str:
@@ -277,9 +258,8 @@ class Run:
         Returns:
             Whether the event log has confirmed everything.
         """
-        deadline = self._clock() + timeout
-        self.end(status, error)
-        return self.wait(deadline)
+        self._ending.end(status, error)
+        return self._ending.wait(timeout)
 
     def __enter__(self) -> Run:
         return self
@@ -302,103 +282,9 @@ class Run:
         self._recorder.attempt("run_started", lambda: self._recorder.record_start(started))
         if params is not None:
             self.params(params)
-        exits.watch_over(self)
+        exits.watch_over(self._ending)
         if self._watch is not None:
             self._watch.start(is_lead=self._place.is_lead)
-
-    def end(self, status: str, error: str) -> None:
-        """Write the end of the run, without waiting. Later calls change nothing."""
-        with self._lock:
-            if self._is_inert or self._end is not None:
-                return
-            if status not in get_args(RunStatus):
-                self._drops.warn("status", f"status {status!r} is unknown: taken as failed")
-                status = "failed"
-            self._end = (status, str(error)[:_MAX_ERROR_CHARACTERS])
-            exits.forget(self)
-            self._write_end()
-
-    def wait(self, deadline: float) -> bool:
-        """Wait until all is stored, until ``deadline`` on the monotonic clock."""
-        if self._folder is None or self._is_inert:
-            return False
-        if self._watch is not None:
-            self._watch.check()
-        pause = 0.01
-        retry_at = self._clock() + _RETRY_SECONDS
-        is_stored = False
-        while not (is_stored := self._is_gone()):
-            left = deadline - self._clock()
-            if left <= 0:
-                break
-            self._sleep(min(pause, left))
-            pause = min(1.5 * pause, _LONGEST_PAUSE_SECONDS)
-            if not self._is_closed and self._clock() >= retry_at:
-                self._write_end()
-                retry_at = self._clock() + _RETRY_SECONDS
-        self._close()
-        if self._watch is not None:
-            self._watch.stop()
-        if not is_stored:
-            self._drops.warn(
-                "not_confirmed",
-                f"run {self.id}: not everything is confirmed as stored yet; the shipper goes on",
-            )
-        return is_stored and not self._was_removed
-
-    def become_inert(self) -> None:
-        """Write nothing any more: this is a copy in a forked child."""
-        self._is_inert = True
-        self._drops.reset_after_fork()
-        self._rows.reset_after_fork()
-        self._lock = RLock()
-        self._refuse("forked", "a forked process does not write to the run of its parent")
-        if self._folder is not None:
-            # Frees no lock: the child holds none.
-            self._folder.unlock()
-
-    def _write_end(self) -> None:
-        """Write the last record and close; when the disk takes nothing, leave it for later."""
-        if self._is_closed or self._end is None:
-            return
-        status, error = self._end
-        data = {
-            "status": status,
-            "error": error,
-            "dropped": self._drops.counts(),
-            "rank": self._place.rank,
-            "attempt": self._place.attempt,
-        }
-        if self._recorder.record("run_finished", data):
-            self._close()
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._is_closed or self._folder is None:
-                return
-            self._is_closed = True
-            # The shipper never removes the folder of a process that lives.
-            self._was_removed = not self._folder.path.exists()
-            self._refuse("after_finish", f"run {self.id} has finished: nothing more is taken")
-            self._journal.close()
-            self._folder.unlock()
-
-    def _refuse(self, cause: str, message: str) -> None:
-        self._recorder.refuse(cause, message)
-        nothing = NoJournal(lambda: self._drops.add(cause, message))
-        self._rows.journal = nothing
-
-    def _is_gone(self) -> bool:
-        """The shipper removes the folder of a source once all of it is stored."""
-        if self._folder is None:
-            return False
-        try:
-            self._folder.path.stat()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        return False
 
     def _copy(self, path: str | os.PathLike[str], name: str | None = None) -> BlobRecord:
         return self._recorder.snapshots.copy(path, name)

@@ -19,6 +19,7 @@ from bus.kinds import World
 from bus.source import Source, new_incarnation
 from bus.topics import encode_level
 from publishers.drops import Drops
+from publishers.ending import Ending
 from publishers.environment import Place, find_place
 from publishers.git import read_git
 from publishers.hints import read_hints
@@ -167,16 +168,10 @@ def open_run(
             watch = ShipperWatch(
                 lambda: is_shipper_running(spool), lambda: spawn_shipper(spool, environ), drops
             )
-    return Run(
-        place,
-        source,
-        journal=journal,
-        folder=folder,
-        rows=MetricRows(journal, drops, rank=place.rank, is_strict=is_strict),
-        recorder=Recorder(journal, drops, snapshots, is_strict=is_strict),
-        drops=drops,
-        watch=watch,
-    )
+    rows = MetricRows(journal, drops, rank=place.rank, is_strict=is_strict)
+    recorder = Recorder(journal, drops, snapshots, is_strict=is_strict)
+    ending = Ending(place, journal, folder, rows=rows, recorder=recorder, drops=drops, watch=watch)
+    return Run(place, source, rows=rows, recorder=recorder, drops=drops, ending=ending, watch=watch)
 
 
 def _open_journal(

@@ -47,6 +47,11 @@ class SegmentReader:
         """Where the next chunk has to come from, in bytes: all before it has been fed."""
         return self.offset + self._pending
 
+    @property
+    def pending(self) -> int:
+        """Bytes that were fed and make no whole line yet."""
+        return self._pending
+
     def feed(self, chunk: bytes) -> list[Line]:
         """Take the bytes at :attr:`position` and give the lines they complete."""
         cut = chunk.rfind(b"\n")
