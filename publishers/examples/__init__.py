@@ -1,0 +1,1 @@
+"""Trainings that use the bus as a user would."""
