@@ -50,6 +50,7 @@ __all__ = [
     "print_json",
     "print_table",
     "say",
+    "select_runs",
     "single_run",
 ]
 
@@ -198,6 +199,21 @@ def single_run(log: EventLog, run: str, project: str | None) -> tuple[str, str]:
     return found[0]
 
 
+def select_runs(
+    log: EventLog, runs: Sequence[str] | None, project: str | None
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """The runs and the project of a :class:`bus.eventlog.Selection`; None does not restrict.
+
+    Raises:
+        ConfigError: A run is not there, or is not clear.
+    """
+    if not runs:
+        return None, project
+    found = [single_run(log, run, project) for run in runs]
+    projects = {name for name, _ in found}
+    return tuple(run for _, run in found), projects.pop() if len(projects) == 1 else None
+
+
 def make_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     """A table; columns named in ``numbers`` are set to the right."""
     from rich.box import SIMPLE_HEAD
@@ -206,7 +222,9 @@ def make_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         is_number = column in numbers
-        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number)
+        justify = "right" if is_number else "left"
+        # A name that is too long goes on in the next line: a cut one could not be copied.
+        table.add_column(column, justify=justify, no_wrap=is_number, overflow="fold")
     return table
 
 

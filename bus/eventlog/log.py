@@ -29,6 +29,7 @@ All methods are synchronous and may be called from several threads at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 from sqlalchemy import Engine, select
 
@@ -269,3 +270,9 @@ class EventLog:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
