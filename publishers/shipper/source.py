@@ -84,7 +84,8 @@ class JournalSource:
         self._raws: dict[int, bytes] = {}
         self._dirty: set[int] = set()
         self._known_keys: set[int] = set()
-        self._is_writer_gone = False
+        self._is_orphan = False
+        self._is_ended = False
         self._resume(segments, cuts)
 
     @property
@@ -218,14 +219,21 @@ class JournalSource:
         return self._cutter.has_end
 
     def end_if_abandoned(self, wall_time: float) -> bool:
-        """Write the end of the run into the journal when its process has died without.
+        """Write the end of the run into the journal when its process has died without one.
 
         Returns:
             The journal has just been ended.
         """
-        if self._cutter.has_end or self._is_writer_gone or not is_abandoned(self.folder):
+        if self._cutter.has_end or self._is_ended:
             return False
-        self._is_writer_gone = True
+        if not self._is_orphan:
+            # The lock first, the journal afterwards: what it held when its lock came free is all
+            # there will be, and the end may be in what has not been read yet.
+            self._is_orphan = is_abandoned(self.folder)
+            return False
+        if self.unread_bytes > self._reader.pending:
+            return False
+        self._is_ended = True
         segment = self._segments()[-1]
         path = self.folder / segment_name(segment)
         size = path.stat().st_size
@@ -247,8 +255,8 @@ class JournalSource:
 
     @property
     def unread_bytes(self) -> int:
-        """Journal bytes that were not read yet."""
-        total = -self._reader.position
+        """Journal bytes that were not read yet, or are no whole line yet."""
+        total = -self._reader.offset
         for segment in self._segments():
             if segment >= self._segment:
                 with contextlib.suppress(FileNotFoundError):

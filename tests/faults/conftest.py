@@ -1,0 +1,61 @@
+"""A road for each fault test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bus.broker import EmbeddedBroker
+from tests.faults.road import Road
+from tests.fixtures.mlflow import MlflowServer
+from tests.fixtures.processes import Processes
+
+
+@pytest.fixture
+def road(tmp_path: Path, broker: EmbeddedBroker, processes: Processes) -> Iterator[Road]:
+    """A road over each broker, with SQLite everywhere."""
+    built = Road(tmp_path, broker, processes)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def mosquitto_road(
+    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
+) -> Iterator[Road]:
+    """A road over Mosquitto, with SQLite everywhere."""
+    built = Road(tmp_path, mosquitto, processes)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def postgres_road(
+    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes, postgres_url: str
+) -> Iterator[Road]:
+    """A road over Mosquitto with the event log on PostgreSQL."""
+    built = Road(tmp_path, mosquitto, processes, log_url=postgres_url)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def server_road(
+    tmp_path: Path,
+    mosquitto: EmbeddedBroker,
+    processes: Processes,
+    killable_mlflow_server: MlflowServer,
+) -> Iterator[Road]:
+    """A road over Mosquitto to a real MLflow server that the test may kill."""
+    server = killable_mlflow_server
+    built = Road(
+        tmp_path,
+        mosquitto,
+        processes,
+        tracking_uri=server.uri,
+        mlflow_db=server.folder / "mlflow.db",
+    )
+    yield built
+    built.close()
