@@ -222,9 +222,13 @@ def make_table(*columns: str, numbers: Sequence[str] = ()) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         is_number = column in numbers
-        justify = "right" if is_number else "left"
         # A name that is too long goes on in the next line: a cut one could not be copied.
-        table.add_column(column, justify=justify, no_wrap=is_number, overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
+            overflow="fold",
+        )
     return table
 
 

@@ -1,0 +1,154 @@
+"""``trainbus verify``: the receipt of a run."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bus.cli.common import (
+    FAILED,
+    JsonOption,
+    LogOption,
+    ProjectOption,
+    format_count,
+    format_ids,
+    make_table,
+    meter,
+    open_log,
+    print_json,
+    print_table,
+    say,
+    single_run,
+)
+from bus.config import Settings
+from bus.errors import ConfigError
+from bus.eventlog.records import Selection
+from bus.sinks import RunRef, sink_names
+
+if TYPE_CHECKING:
+    from bus.eventlog import EventLog
+    from bus.receipt import Receipt, SinkReceipt
+
+__all__ = ["print_receipt", "verify"]
+
+_NONE = "-"
+_SHOWN_LETTERS = 10
+
+
+def verify(
+    run: Annotated[str, typer.Argument(help="Id of the run, or its name.")],
+    project: ProjectOption = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option("--sink", "-s", help="Only this sink; may be repeated. Else every group."),
+    ] = None,
+    as_json: JsonOption = False,
+    log_url: LogOption = None,
+) -> None:
+    """Show what was published, stored and delivered; exit status 1 on a gap."""
+    from bus.verify import POINT_KINDS, verify_run
+
+    settings = Settings.from_environment()
+    _check_sinks(sink)
+    with open_log(log_url) as log:
+        project, run = single_run(log, run, project)
+        names = sink or [group.group for group in log.groups()]
+        summary = log.runs(project, None, run)[0]
+        selection = Selection(run=run, project=project, kinds=POINT_KINDS)
+        total, _ = log.count(selection)
+        with meter("counting points", total) as progress:
+            receipt = verify_run(
+                log,
+                RunRef(project, run, summary.run_name),
+                names,
+                settings,
+                os.environ,
+                on_events=progress.advance,
+            )
+        if as_json:
+            print_json(receipt.to_dict())
+        else:
+            print_receipt(receipt)
+            _print_dead_letters(log, receipt)
+    if not receipt.is_complete:
+        raise typer.Exit(FAILED)
+
+
+def _check_sinks(names: list[str] | None) -> None:
+    installed = sink_names()
+    for name in names or ():
+        if name not in installed:
+            raise ConfigError(f"no sink {name!r}; installed: {', '.join(installed) or 'none'}")
+
+
+def print_receipt(receipt: Receipt) -> None:
+    """Print a receipt as a table, with a line for every gap and one for the outcome."""
+    typer.echo(
+        f"{receipt.project} / {receipt.run_name}: run {receipt.run}, {receipt.status or 'running'}"
+    )
+    numbers = (
+        *("published", "stored", "delivered", "dead", "superseded", "not applicable"),
+        *("lost", "missing", "points"),
+    )
+    table = make_table("", *numbers, numbers=numbers)
+    table.add_row(
+        *("log", format_count(receipt.published), format_count(receipt.stored)),
+        *([""] * 4),
+        *(format_count(receipt.lost), format_count(receipt.missing), _count(receipt.points)),
+    )
+    for sink in receipt.sinks:
+        table.add_row(sink.name, format_count(receipt.published), "", *_cells(sink))
+    print_table(table)
+    for gap in receipt.all_gaps():
+        word = "lost for good" if gap.is_lost else "missing"
+        typer.echo(f"{gap.where}: {word}: {format_ids(list(gap.ids))} of {gap.source}")
+    for sink in receipt.sinks:
+        _print_sink_notes(sink)
+    if not receipt.sinks:
+        typer.echo("no sink was asked: no group has worked with this event log yet")
+    typer.echo(_verdict(receipt))
+
+
+def _verdict(receipt: Receipt) -> str:
+    if not receipt.is_complete:
+        return "NOT complete"
+    if receipt.status is None:
+        return "complete so far: the run has not ended"
+    return "complete: every published event is accounted for"
+
+
+def _cells(sink: SinkReceipt) -> list[str]:
+    if sink.error is not None:
+        return ["?"] * 7
+    numbers = (sink.delivered, sink.dead, sink.superseded, sink.not_applicable)
+    points = _count(sink.points_found)
+    if sink.points_expected is not None:
+        points = f"{points} of {format_count(sink.points_expected)}"
+    return [*map(format_count, (*numbers, sink.lost, sink.missing)), points]
+
+
+def _count(number: int | None) -> str:
+    return _NONE if number is None else format_count(number)
+
+
+def _print_sink_notes(sink: SinkReceipt) -> None:
+    if sink.error is not None:
+        typer.echo(f"{sink.name}: cannot be asked: {sink.error}")
+    if sink.points_missing:
+        typer.echo(f"{sink.name}: {format_count(sink.points_missing)} points are missing")
+    if sink.url:
+        typer.echo(f"{sink.name}: {sink.url}")
+
+
+def _print_dead_letters(log: EventLog, receipt: Receipt) -> None:
+    """Why events were given up."""
+    letters = log.dead_letters(run=receipt.run, project=receipt.project)
+    asked = {sink.name for sink in receipt.sinks}
+    letters = [letter for letter in letters if letter.group in asked]
+    for letter in letters[:_SHOWN_LETTERS]:
+        reason = " ".join(letter.error.split())[:200]
+        typer.echo(f"{letter.group}: dead: {letter.id} of {letter.source}: {reason}")
+    if len(letters) > _SHOWN_LETTERS:
+        say(f"and {len(letters) - _SHOWN_LETTERS} more dead letters")
