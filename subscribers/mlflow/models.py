@@ -10,6 +10,7 @@ Every function blocks and takes the client first.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,16 +140,19 @@ def _register(
     except MlflowException as error:
         if error_code(error) != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{target.run_id}'")
-    if any(version.tags.get(_EVENT_TAG) == key for version in versions):
-        return
-    # In process, MLflow looks up a models:/ source with the tracking URI of the whole process.
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{target.run_id}'")
+    version = next((item for item in found if item.tags.get(_EVENT_TAG) == key), None)
     is_served = target.address.web is not None
-    client.create_model_version(
+    version = version or client.create_model_version(
         name,
+        # In process, MLflow looks up a models:/ source with the tracking URI of the whole process.
         source=f"models:/{model.model_id}" if is_served else model.artifact_location,
         run_id=target.run_id,
         tags={_EVENT_TAG: key},
         await_creation_for=0,
         model_id=model.model_id,
     )
+    if not is_served:
+        # A server does this itself: the model's page names its versions.
+        versions = json.dumps([{"name": name, "version": version.version}])
+        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})
