@@ -79,9 +79,14 @@ class Gap:
 
 @dataclass(slots=True)
 class SinkReceipt:
-    """Where the events of a run are, as one sink sees it; numbers of events."""
+    """Where the events of a run are, as one sink sees it; numbers of events.
+
+    Attributes:
+        has_run: The sink knows the run at all.
+    """
 
     name: str
+    has_run: bool = True
     delivered: int = 0
     dead: int = 0
     superseded: int = 0
@@ -214,7 +219,7 @@ def _published(facts: SourceFacts, sinks: Sequence[SinkFacts]) -> IdRanges:
 def _sink_receipt(
     sink: SinkFacts, known: Mapping[str, SourceFacts], published: Mapping[str, IdRanges]
 ) -> SinkReceipt:
-    result = SinkReceipt(sink.name, error=sink.error)
+    result = SinkReceipt(sink.name, sink.contents is not None, error=sink.error)
     if sink.error is not None:
         return result
     if sink.contents is not None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["print_receipt", "verify"]
 
 _NONE = "-"
+_ALWAYS = ("", "published", "stored", "delivered", "dead", "missing", "points")
 _SHOWN_LETTERS = 10
 
 
@@ -88,22 +89,22 @@ def print_receipt(receipt: Receipt) -> None:
     typer.echo(
         f"{receipt.project} / {receipt.run_name}: run {receipt.run}, {receipt.status or 'running'}"
     )
-    numbers = (
-        *("published", "stored", "delivered", "dead", "superseded", "not applicable"),
-        *("lost", "missing", "points"),
-    )
-    table = make_table("", *numbers, numbers=numbers)
-    table.add_row(
-        *("log", format_count(receipt.published), format_count(receipt.stored)),
-        *([""] * 4),
-        *(format_count(receipt.lost), format_count(receipt.missing), _count(receipt.points)),
-    )
-    for sink in receipt.sinks:
-        table.add_row(sink.name, format_count(receipt.published), "", *_cells(sink))
+    rows = [_log_row(receipt), *(_sink_row(receipt, sink) for sink in receipt.sinks)]
+    # What is zero everywhere needs no column, but for what everybody looks for.
+    shown = [
+        name
+        for name in rows[0]
+        if name in _ALWAYS or any(row[name] not in ("", "0") for row in rows)
+    ]
+    table = make_table(*shown, numbers=shown[1:])
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
     print_table(table)
+    absent = {sink.name for sink in receipt.sinks if not sink.has_run}
     for gap in receipt.all_gaps():
         word = "lost for good" if gap.is_lost else "missing"
-        typer.echo(f"{gap.where}: {word}: {format_ids(list(gap.ids))} of {gap.source}")
+        if gap.where not in absent:
+            typer.echo(f"{gap.where}: {word}: {format_ids(list(gap.ids))} of {gap.source}")
     for sink in receipt.sinks:
         _print_sink_notes(sink)
     if not receipt.sinks:
@@ -119,14 +120,38 @@ def _verdict(receipt: Receipt) -> str:
     return "complete: every published event is accounted for"
 
 
-def _cells(sink: SinkReceipt) -> list[str]:
+def _log_row(receipt: Receipt) -> dict[str, str]:
+    return {
+        "": "log",
+        "published": format_count(receipt.published),
+        "stored": format_count(receipt.stored),
+        "delivered": "",
+        "dead": "",
+        "superseded": "",
+        "not for it": "",
+        "lost": format_count(receipt.lost),
+        "missing": format_count(receipt.missing),
+        "points": _count(receipt.points),
+    }
+
+
+def _sink_row(receipt: Receipt, sink: SinkReceipt) -> dict[str, str]:
+    row = {"": sink.name, "published": format_count(receipt.published), "stored": ""}
     if sink.error is not None:
-        return ["?"] * 7
-    numbers = (sink.delivered, sink.dead, sink.superseded, sink.not_applicable)
+        row |= {"delivered": "?", "missing": "?", "points": "?"}
+        return row | dict.fromkeys(("dead", "superseded", "not for it", "lost"), "")
     points = _count(sink.points_found)
     if sink.points_expected is not None:
         points = f"{points} of {format_count(sink.points_expected)}"
-    return [*map(format_count, (*numbers, sink.lost, sink.missing)), points]
+    return row | {
+        "delivered": format_count(sink.delivered),
+        "dead": format_count(sink.dead),
+        "superseded": format_count(sink.superseded),
+        "not for it": format_count(sink.not_applicable),
+        "lost": format_count(sink.lost),
+        "missing": format_count(sink.missing),
+        "points": points,
+    }
 
 
 def _count(number: int | None) -> str:
@@ -136,6 +161,8 @@ def _count(number: int | None) -> str:
 def _print_sink_notes(sink: SinkReceipt) -> None:
     if sink.error is not None:
         typer.echo(f"{sink.name}: cannot be asked: {sink.error}")
+    elif not sink.has_run:
+        typer.echo(f"{sink.name}: has no such run")
     if sink.points_missing:
         typer.echo(f"{sink.name}: {format_count(sink.points_missing)} points are missing")
     if sink.url:
