@@ -12,6 +12,7 @@ it sends.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import deque
@@ -114,7 +115,10 @@ class JournalWriter:
         self._waiting: deque[tuple[bytes, Table | None]] = deque()
         self._errors: list[OSError] = []
         self._has_to_report = False
+        # The last line is not whole: the next write begins with a newline.
         self._is_torn = False
+        # It lacks no more than its newline, and was confirmed to the caller.
+        self._is_unended = False
         self._segment = 0
         self._open: Declared = {}
         self._known: set[int] = set()
@@ -146,9 +150,9 @@ class JournalWriter:
                     self.declared = _NOTHING
                 return True
             self._is_torn = True
+            self._is_unended = written == len(line) - 1
             self.declared = _NOTHING
-            # Only its newline is missing, and the next write begins with one.
-            return written == len(line) - 1
+            return self._is_unended
 
     def append(self, payload: bytes, table: Table | None = None) -> bool:
         """Write any line, and what has to stand before it.
@@ -193,10 +197,22 @@ class JournalWriter:
             return
         if self._is_closed:
             if self._fd >= 0:
-                fd, self._fd = self._fd, -1
-                os.close(fd)
+                self._close_file()
         elif not (self._is_torn or self._has_to_report) and self._size < self._rotate_at:
             self.declared = self._open
+
+    def _close_file(self) -> None:
+        if self._is_unended:
+            self._end_line()
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _end_line(self) -> bool:
+        """Write the newline that the last line lacks; it counts only with it."""
+        with contextlib.suppress(OSError):
+            if self._write(self._fd, b"\n"):
+                self._is_torn = self._is_unended = False
+        return not self._is_unended
 
     def _append(self, payload: bytes, table: Table | None, *, may_rotate: bool = True) -> bool:
         if self._fd < 0:
@@ -206,7 +222,7 @@ class JournalWriter:
             is_written = self._append_once(payload, table)
         except OSError as error:
             # The limit on the size of a file (ulimit -f): a new file may be what helps.
-            if error.errno == errno.EFBIG and may_rotate and self._rotate():
+            if error.errno == errno.EFBIG and may_rotate and self._rotate(is_forced=True):
                 return self._append(payload, table, may_rotate=False)
             self._fail(error)
             return False
@@ -226,10 +242,12 @@ class JournalWriter:
                 return False
             self._known.add(table.number)
             self._open[table.keys] = table.number
-        return self._put(make_line(payload))
+        return self._put(make_line(payload), is_record=True)
 
-    def _put(self, lines: bytes) -> bool:
+    def _put(self, lines: bytes, *, is_record: bool = False) -> bool:
         """Write whole lines; after a short write once more, to learn what is wrong.
+
+        A line is whole without its newline, because the next write begins with one.
 
         Raises:
             OSError: Nothing of them was written.
@@ -240,36 +258,45 @@ class JournalWriter:
             self._is_torn = True
             written = self._write(self._fd, data)
             self._size += written
+            is_whole = written > 0 and written >= len(data) - 1
             self._is_torn = written < len(data)
-            # Where only the newline is missing, the next write begins with one.
-            if written >= len(data) - 1:
+            if written:
+                self._is_unended = is_record and is_whole and self._is_torn
+            if is_whole:
                 return True
         return False
 
     def _report(self) -> None:
         """Write down what was lost, now that writing works again."""
-        try:
+        with contextlib.suppress(OSError):
             if self._put(make_line(self._recovery())):
                 self._has_to_report = False
-        except OSError as error:
-            self._errors.append(error)
 
     def _fail(self, error: OSError) -> None:
         self._errors.append(error)
         self._has_to_report = True
 
-    def _rotate(self) -> bool:
-        """Go on in a new segment; when there is none to be had, in the old one for a while."""
+    def _rotate(self, *, is_forced: bool = False) -> bool:
+        """Go on in a new segment; when there is none to be had, in the old one for a while.
+
+        Args:
+            is_forced: The old one takes nothing any more, not even a newline.
+        """
+        is_ended = not self._is_unended or self._end_line()
         try:
+            if not (is_ended or is_forced):
+                raise OSError(errno.ENOSPC, "the old segment cannot be ended")
             fd, size = self._make_segment(self._segment + 1)
         except OSError:
             self._rotate_at = self._size + _RETRY_ROTATION_BYTES
             return False
+        if not is_ended:
+            self._fail(OSError(errno.EFBIG, "the last line could not be ended"))
         old, self._fd = self._fd, fd
         self._segment += 1
         self._size = size
         self._rotate_at = self._segment_bytes
-        self._is_torn = False
+        self._is_torn = self._is_unended = False
         self._open = {}
         self._known = set()
         os.close(old)
