@@ -4,6 +4,7 @@
 pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.brokers",
+    "tests.fixtures.commands",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
 ]

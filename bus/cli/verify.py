@@ -19,7 +19,6 @@ from bus.cli.common import (
     open_log,
     print_json,
     print_table,
-    say,
     single_run,
 )
 from bus.config import Settings
@@ -28,7 +27,9 @@ from bus.eventlog.records import Selection
 from bus.sinks import RunRef, sink_names
 
 if TYPE_CHECKING:
-    from bus.eventlog import EventLog
+    from collections.abc import Sequence
+
+    from bus.eventlog import DeadLetter
     from bus.receipt import Receipt, SinkReceipt
 
 __all__ = ["print_receipt", "verify"]
@@ -71,8 +72,7 @@ def verify(
         if as_json:
             print_json(receipt.to_dict())
         else:
-            print_receipt(receipt)
-            _print_dead_letters(log, receipt)
+            print_receipt(receipt, log.dead_letters(run=run, project=project))
     if not receipt.is_complete:
         raise typer.Exit(FAILED)
 
@@ -84,8 +84,8 @@ def _check_sinks(names: list[str] | None) -> None:
             raise ConfigError(f"no sink {name!r}; installed: {', '.join(installed) or 'none'}")
 
 
-def print_receipt(receipt: Receipt) -> None:
-    """Print a receipt as a table, with a line for every gap and one for the outcome."""
+def print_receipt(receipt: Receipt, letters: Sequence[DeadLetter] = ()) -> None:
+    """Print a receipt as a table, with a line for every gap and dead letter, and the outcome."""
     typer.echo(
         f"{receipt.project} / {receipt.run_name}: run {receipt.run}, {receipt.status or 'running'}"
     )
@@ -106,7 +106,7 @@ def print_receipt(receipt: Receipt) -> None:
         if gap.where not in absent:
             typer.echo(f"{gap.where}: {word}: {format_ids(list(gap.ids))} of {gap.source}")
     for sink in receipt.sinks:
-        _print_sink_notes(sink)
+        _print_sink_notes(sink, [letter for letter in letters if letter.group == sink.name])
     if not receipt.sinks:
         typer.echo("no sink was asked: no group has worked with this event log yet")
     typer.echo(_verdict(receipt))
@@ -158,24 +158,17 @@ def _count(number: int | None) -> str:
     return _NONE if number is None else format_count(number)
 
 
-def _print_sink_notes(sink: SinkReceipt) -> None:
+def _print_sink_notes(sink: SinkReceipt, letters: list[DeadLetter]) -> None:
     if sink.error is not None:
         typer.echo(f"{sink.name}: cannot be asked: {sink.error}")
     elif not sink.has_run:
         typer.echo(f"{sink.name}: has no such run")
     if sink.points_missing:
         typer.echo(f"{sink.name}: {format_count(sink.points_missing)} points are missing")
-    if sink.url:
-        typer.echo(f"{sink.name}: {sink.url}")
-
-
-def _print_dead_letters(log: EventLog, receipt: Receipt) -> None:
-    """Why events were given up."""
-    letters = log.dead_letters(run=receipt.run, project=receipt.project)
-    asked = {sink.name for sink in receipt.sinks}
-    letters = [letter for letter in letters if letter.group in asked]
     for letter in letters[:_SHOWN_LETTERS]:
         reason = " ".join(letter.error.split())[:200]
-        typer.echo(f"{letter.group}: dead: {letter.id} of {letter.source}: {reason}")
+        typer.echo(f"{sink.name}: dead: {letter.id} of {letter.source}: {reason}")
     if len(letters) > _SHOWN_LETTERS:
-        say(f"and {len(letters) - _SHOWN_LETTERS} more dead letters")
+        typer.echo(f"{sink.name}: and {len(letters) - _SHOWN_LETTERS} more dead letters")
+    if sink.url:
+        typer.echo(f"{sink.name}: {sink.url}")

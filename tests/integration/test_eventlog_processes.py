@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
+from psycopg import sql
 
 from bus.errors import LogError
 from bus.eventlog import EventLog, LogRecord, Selection
@@ -34,13 +33,6 @@ for batch in range(int(batches)):
     print(start + 9, flush=True)
 log.close()
 """
-
-
-@pytest.fixture
-def log(log_url: str) -> Iterator[EventLog]:
-    opened = EventLog.open(log_url)
-    yield opened
-    opened.close()
 
 
 def check_ranges_are_rows(log: EventLog) -> None:
@@ -84,8 +76,6 @@ def test_a_writer_killed_in_the_middle_leaves_all_it_was_told_is_stored(
 def test_a_postgresql_that_ends_our_sessions_is_worth_another_try(
     postgres_url: str, postgres_server: PostgresServer
 ) -> None:
-    from psycopg import sql
-
     log = EventLog.open(postgres_url)
     record = LogRecord(SOURCES[0], 1, RUN, "p", "n", "metrics", 1.0, b"x")
     log.append([record], now=1.0)
@@ -112,8 +102,6 @@ def test_a_wrong_password_or_database_is_not_worth_another_try(
 def test_postgresql_syncs_a_commit_even_if_its_default_is_not_to(
     postgres_url: str, postgres_server: PostgresServer
 ) -> None:
-    from psycopg import sql
-
     name = sql.Identifier(postgres_url.rsplit("/", 1)[1])
     postgres_server.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
     log = EventLog.open(postgres_url)
