@@ -12,7 +12,7 @@ from bus.eventlog import DeadLetter, EventLog
 from bus.events import Event
 from bus.idranges import IdRanges
 from bus.kinds import Metrics
-from bus.sinks import BatchLimits, Marks, SinkContents
+from bus.sinks import BatchLimits, Marks, RunRef, SinkContents
 from tests.fixtures.commands import Command
 from tests.fixtures.logrecords import source_of
 
