@@ -190,7 +190,7 @@ def save_model(
         folder,
         name="digits-mlp",
         signature=signature,
-        metrics={"val/accuracy": accuracy},
+        metrics={"accuracy": accuracy},
         registered_name="digits-mlp",
     )
 
