@@ -81,10 +81,9 @@ async def _watch(shipper: Shipper, spool: Path, stop: asyncio.Event) -> None:
             total = max(total, left)
             note = f"{shipper.stored:,} events stored, {shipper.waiting:,} waiting"
             progress.update(task, completed=total - left, total=total, note=note)
-            if left == 0 or (shipper.live_sources and not shipper.ended_sources):
+            if left == 0 or (shipper.has_begun and shipper.has_only_live_sources):
                 stop.set()
                 break
-            # Not a wait for a condition in this process: the folder is looked at.
             try:
                 await asyncio.wait_for(stop.wait(), REFRESH_SECONDS)
             except TimeoutError:

@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import Protocol
 
-__all__ = ["Open", "describe_exception", "forget", "status_of_exception", "watch_over"]
+__all__ = ["Open", "describe_exception", "forget", "open_runs", "status_of_exception", "watch_over"]
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -49,6 +49,11 @@ def watch_over(run: Open) -> None:
 def forget(run: Open) -> None:
     """Leave a run alone from now on: it has finished."""
     _open.pop(id(run), None)
+
+
+def open_runs() -> list[Open]:
+    """The runs of this process that have not finished."""
+    return list(_open.values())
 
 
 def status_of_exception(error: BaseException | None) -> str:
@@ -87,7 +92,7 @@ def _install() -> None:
 
 def _finish_all() -> None:
     status, error = _end_of_program[-1] if _end_of_program else ("completed", "")
-    runs = list(_open.values())
+    runs = open_runs()
     try:
         for run in runs:
             run.end(status, error)
@@ -100,6 +105,6 @@ def _finish_all() -> None:
 
 
 def _become_inert() -> None:
-    for run in list(_open.values()):
+    for run in open_runs():
         run.become_inert()
     _open.clear()

@@ -74,6 +74,7 @@ class Shipper:
     Attributes:
         published: Events handed to the broker, resends included.
         stored: Events confirmed as stored.
+        has_begun: The spool has been looked at.
         idle_since: When there last was a source to ship (monotonic seconds).
     """
 
@@ -87,6 +88,7 @@ class Shipper:
     ) -> None:
         self.published = 0
         self.stored = 0
+        self.has_begun = False
         self.idle_since = clock()
         self._topics = settings.topics
         self._spool = spool
@@ -124,14 +126,9 @@ class Shipper:
         return sum(active.journal.unread_bytes for active in self._sources.values())
 
     @property
-    def ended_sources(self) -> int:
-        """Sources whose run has ended and that are not delivered yet."""
-        return sum(active.journal.has_end for active in self._sources.values())
-
-    @property
-    def live_sources(self) -> int:
-        """Sources whose process still writes."""
-        return len(self._sources) - self.ended_sources
+    def has_only_live_sources(self) -> bool:
+        """All that is left is still being written: there is no end to wait for."""
+        return all(active.journal.is_live for active in self._sources.values())
 
     async def run(self, stop: asyncio.Event, idle_exit_seconds: float = float("inf")) -> None:
         """Ship until ``stop`` is set, or there has been nothing to ship for so long."""
@@ -144,6 +141,7 @@ class Shipper:
                     break
                 if now >= discover_at:
                     await self._discover()
+                    self.has_begun = True
                     discover_at = now + DISCOVER_SECONDS
                 is_more = await self._round(now)
                 await self._pause(stop, is_more)

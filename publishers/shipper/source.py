@@ -84,7 +84,7 @@ class JournalSource:
         self._raws: dict[int, bytes] = {}
         self._dirty: set[int] = set()
         self._known_keys: set[int] = set()
-        self._is_orphan = False
+        self._is_orphan = is_abandoned(folder)
         self._is_ended = False
         self._resume(segments, cuts)
 
@@ -217,6 +217,11 @@ class JournalSource:
     def has_end(self) -> bool:
         """The end of the run has been read."""
         return self._cutter.has_end
+
+    @property
+    def is_live(self) -> bool:
+        """A process still writes it."""
+        return not self._cutter.has_end and not self._is_orphan
 
     def end_if_abandoned(self, wall_time: float) -> bool:
         """Write the end of the run into the journal when its process has died without one.

@@ -36,8 +36,9 @@ runs of the shard need the room."""
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 15.0
-LATE_COMMIT_SECONDS = 60.0
-"""How far the clocks and commits of log writers may be apart."""
+MARGIN_SECONDS = 60.0
+"""How far the clocks and commits of log writers may be apart. Also how old a run may be that ended
+while the first worker of its group was still starting."""
 
 FORGET_SECONDS = 30.0
 REMEMBERED_SOURCES = 20_000
@@ -68,8 +69,8 @@ class SinkConsumer:
         self._wall_clock = wall_clock
         self._pumps: dict[tuple[str, str], RunPump] = {}
         self._owned: set[int] = set()
-        self._look_from = since
-        self._since = since
+        self._since = max(since - MARGIN_SECONDS, 0.0)
+        self._look_from = self._since
         self._look_now = asyncio.Event()
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._undecodable = 0
@@ -213,7 +214,7 @@ class SinkConsumer:
                 pump = self._pump(RunRef(state.project, state.run, state.run_name))
                 pump.feed.stored(state.source, state.stored, state.lost)
                 pump.wake()
-        self._look_from = max(began - LATE_COMMIT_SECONDS, self._since)
+        self._look_from = max(began - MARGIN_SECONDS, self._since)
 
     def _is_news(self, state: SourceState) -> bool:
         """Whether the source has changed since it was looked at; remembers the last ones."""

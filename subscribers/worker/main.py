@@ -94,13 +94,14 @@ async def _run_sink_worker(
     stop: asyncio.Event,
 ) -> None:
     topics = settings.topics
-    sink = load_sink(options.sink, settings, environ)
+    # The group begins now, not when the tracker's library has been imported seconds later.
     since = 0.0
     if log is not None:
         group = await log.register_group(options.sink, options.shards, time.time())
         if options.is_backfill:
             group = await log.move_group_start(options.sink, 0.0) or group
         since = group.started_at
+    sink = load_sink(options.sink, settings, environ)
     letters = DeadLetters(options.sink, topics, log)
     consumer = SinkConsumer(sink, topics, options.shards, log, letters, since)
     host = _host(options, settings, topics, consumer, (topics.stored_filter,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,5 +58,25 @@ def server_road(
         tracking_uri=server.uri,
         mlflow_db=server.folder / "mlflow.db",
     )
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def short_queue_road(
+    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
+) -> Iterator[Road]:
+    """A road over a Mosquitto that silently drops what is above twenty queued messages."""
+    mosquitto.stop()
+    lossless = mosquitto._engine
+    mosquitto._engine = replace(
+        lossless,
+        settings=lambda port, data: lossless.settings(port, data).replace(
+            "max_queued_messages 0", "max_queued_messages 20"
+        ),
+    )
+    mosquitto.start()
+    assert "max_queued_messages 20" in (mosquitto.folder / "mosquitto.conf").read_text()
+    built = Road(tmp_path, mosquitto, processes)
     yield built
     built.close()

@@ -16,7 +16,7 @@ from bus.events import decode
 from bus.kinds import Metrics
 from tests.fixtures.processes import Process, Processes, wait_until
 
-__all__ = ["Point", "Road"]
+__all__ = ["TRAINER", "Point", "Road"]
 
 Point = tuple[str, int, float]
 """Key, step, value."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
+from collections.abc import Callable
 
-from tests.faults.road import Road
+from tests.faults.road import Point, Road
 from tests.fixtures.processes import wait_until
 
 
@@ -38,7 +40,7 @@ def test_a_killed_shipper_is_started_again_and_loses_nothing(road: Road) -> None
         first = road.shipper_pid()
         wait_until(lambda: sum(road.in_log("ship").values()) > 20, 30, "points in the log")
         road.kill_shipper()
-        wait_until(lambda killed=first: road.shipper_pid() != killed, 10, "a new shipper")
+        _wait_new_shipper(road, first)
     assert trainer.wait(60) == 0
     road.wait_arrived("ship")
     road.wait_ended("ship", "FINISHED")
@@ -57,9 +59,7 @@ def _kill_broker(road: Road, is_wiped: bool) -> None:
     road.worker("mlflow")
     trainer = road.trainer("broken", "--steps", "400", "--pace", "0.01")
     for threshold in (100, 400):
-        wait_until(
-            lambda least=threshold: sum(road.in_log("broken").values()) >= least, 30, "points"
-        )
+        _wait_points(lambda: road.in_log("broken"), threshold)
         road.broker.kill()
         if is_wiped:
             road.broker.wipe()
@@ -75,9 +75,7 @@ def test_a_killed_log_worker_loses_nothing(road: Road) -> None:
     road.worker("mlflow")
     trainer = road.trainer("logless", "--steps", "400", "--pace", "0.01")
     for threshold in (100, 300):
-        wait_until(
-            lambda least=threshold: sum(road.in_log("logless").values()) >= least, 30, "points"
-        )
+        _wait_points(lambda: road.in_log("logless"), threshold)
         log.kill()
         log = road.worker("log")
     assert trainer.wait(60) == 0
@@ -90,9 +88,7 @@ def test_a_killed_mlflow_worker_loses_nothing(road: Road) -> None:
     sink = road.worker("mlflow")
     trainer = road.trainer("sinkless", "--steps", "400", "--pace", "0.01")
     for threshold in (100, 300):
-        wait_until(
-            lambda least=threshold: sum(road.in_mlflow("sinkless").values()) >= least, 60, "points"
-        )
+        _wait_points(lambda: road.in_mlflow("sinkless"), threshold)
         sink.kill()
         sink = road.worker("mlflow")
     assert trainer.wait(60) == 0
@@ -116,3 +112,11 @@ def test_a_killed_road_with_the_log_on_postgresql_loses_nothing(postgres_road: R
     assert trainer.wait(60) == 0
     road.wait_arrived("all", 60)
     road.wait_ended("all", "FINISHED")
+
+
+def _wait_points(found: Callable[[], Counter[Point]], least: int) -> None:
+    wait_until(lambda: sum(found().values()) >= least, 60, f"{least} points")
+
+
+def _wait_new_shipper(road: Road, killed: int) -> None:
+    wait_until(lambda: road.shipper_pid() != killed, 10, "a new shipper")
