@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import Connection, Engine, insert, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from bus.errors import LogError
 from bus.eventlog.schema import SCHEMA_VERSION, log_meta, metadata
@@ -32,7 +33,22 @@ def prepare(reader: Engine, writer: Engine, place: str, create: bool) -> None:
             )
         if not _is_ready(connection, place):
             metadata.create_all(connection)
+            if connection.dialect.name == "postgresql":
+                _choose_compression(connection)
             connection.execute(insert(log_meta), {"version": SCHEMA_VERSION})
+
+
+def _choose_compression(connection: Connection) -> None:
+    """Store event bytes with lz4, or as they are where the server has no lz4 (before 14).
+
+    PostgreSQL's default compression takes most of the time of an append: measured with events of
+    57 KB, 200 to 500 per second; with lz4 2,300, in the same space.
+    """
+    try:
+        with connection.begin_nested():
+            connection.execute(text("ALTER TABLE events ALTER raw SET COMPRESSION lz4"))
+    except DBAPIError:
+        connection.execute(text("ALTER TABLE events ALTER raw SET STORAGE EXTERNAL"))
 
 
 def _is_ready(connection: Connection, place: str) -> bool:

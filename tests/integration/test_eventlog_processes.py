@@ -108,3 +108,12 @@ def test_postgresql_syncs_a_commit_even_if_its_default_is_not_to(
     with log._engine.connect() as connection:
         assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
     log.close()
+
+
+def test_postgresql_does_not_use_its_slow_compression_for_events(postgres_url: str) -> None:
+    with EventLog.open(postgres_url) as log, log._engine.connect() as connection:
+        row = connection.exec_driver_sql(
+            "SELECT attcompression, attstorage FROM pg_attribute "
+            "WHERE attrelid = 'events'::regclass AND attname = 'raw'"
+        ).one()
+    assert row[0] == "l" or row[1] == "e"
