@@ -19,10 +19,13 @@ from publishers.journal.writer import Journal
 from publishers.media import MediaError
 from publishers.snapshot import BlobRecord, SnapshotError, Snapshots, safe_name
 
-__all__ = ["MAX_START_FIELD_BYTES", "Recorder", "check_data", "group_by_size"]
+__all__ = ["MAX_START_FIELD_BYTES", "NO_SPOOL", "Recorder", "check_data", "group_by_size"]
 
 MAX_START_FIELD_BYTES = 48 * 1024
 """Each of tags, notes, config and options of ``run_started``: together they fit into a record."""
+
+NO_SPOOL = "no_spool"
+"""The word for what is lost because the spool could not be made."""
 
 _STAND_IN = {"name": "blob", "size": 0, "sha256": "0" * 64}
 """Stands for the blob that the shipper adds once it is uploaded."""
@@ -102,6 +105,8 @@ class Recorder:
         self._is_strict = is_strict
         self._clock = clock
         self._refusal: tuple[str, str] | None = None
+        if snapshots is None:
+            self.refuse(NO_SPOOL, "there is no spool")
 
     def attempt(self, what: str, action: Callable[[], object]) -> None:
         """Do something for the training, which no failure of it may reach.
@@ -238,5 +243,5 @@ class Recorder:
             SnapshotError: There is no spool.
         """
         if self._snapshots is None:
-            raise SnapshotError("no_spool", "there is no spool to copy files to")
+            raise SnapshotError(NO_SPOOL, "there is no spool to copy files to")
         return self._snapshots

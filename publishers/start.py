@@ -25,7 +25,7 @@ from publishers.git import read_git
 from publishers.hints import read_hints
 from publishers.journal.folder import SourceFolder, make_source_folder
 from publishers.journal.format import FORMAT_VERSION, SegmentHeader, make_payload
-from publishers.journal.rows import MetricRows
+from publishers.journal.rows import MetricRows, check_key
 from publishers.journal.writer import Journal, JournalWriter, NoJournal, cause_of
 from publishers.launch import (
     ShipperWatch,
@@ -34,7 +34,7 @@ from publishers.launch import (
     shipper_environment,
     spawn_shipper,
 )
-from publishers.recorder import MAX_START_FIELD_BYTES, Recorder, check_data
+from publishers.recorder import MAX_START_FIELD_BYTES, NO_SPOOL, Recorder, check_data
 from publishers.run import Run
 from publishers.snapshot import Snapshots, read_reserve
 from publishers.values import plain
@@ -91,6 +91,7 @@ def start_run(
             have no run id in common. A spool that cannot be written is no error: it is warned
             about, and training goes on.
     """
+    _check_texts(project=project, name=name, run_id=run_id, node=node, parent=parent)
     environ = dict(os.environ)
     used = settings or Settings.from_environment(environ)
     nodes, ranks = (world.nodes, world.ranks) if isinstance(world, World) else (None, world)
@@ -216,8 +217,8 @@ def _open_journal(
             f"the spool {spool} cannot be used ({error.strerror or error}): nothing of run "
             f"{place.run} is recorded; set TRAINBUS_SPOOL to a folder on a local disk"
         )
-        drops.warn("no_spool", message)
-        return NoJournal(lambda: drops.add("no_spool", message)), None
+        drops.warn(NO_SPOOL, message)
+        return NoJournal(lambda: drops.add(NO_SPOOL, message)), None
 
 
 def _describe_process(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -233,14 +234,23 @@ def _describe_process(place: Place, environ: Mapping[str, str]) -> dict[str, Any
     }
 
 
+def _check_texts(**texts: object) -> None:
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"start_run: {name} is a str, not {type(value).__name__}")
+
+
 def _check_names(place: Place, source: Source, parent: str | None) -> None:
     try:
         encode_level(place.project, "project")
         if parent is not None:
             encode_level(parent, "parent")
         str(source)
+        check_key(place.name)
     except EventError as error:
         raise ConfigError(f"start_run: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"start_run: name: {error}") from error
 
 
 def _check_started(started: dict[str, Any]) -> None:

@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.commands",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
+    "tests.fixtures.spool",
 ]
