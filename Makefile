@@ -32,7 +32,9 @@ format: $(VENV)/tests-are-installed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/tests-are-installed
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	for file in tests/benchmarks/bench_*.py; do \
+	    $(BIN)/python -m tests.benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; \
+	done
 
 wheel: $(VENV)/pip-is-new
 	scripts/check-wheel.sh $(BIN)/python
