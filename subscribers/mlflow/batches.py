@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 
 from bus.events import Event
-from subscribers.mlflow.names import safe_name
+from subscribers.mlflow.names import own_tag
 from subscribers.mlflow.points import Point, points_of
 
 __all__ = ["MAX_METRICS", "NonFiniteNotes", "Request", "chunks_of", "final_requests"]
@@ -49,7 +49,7 @@ class NonFiniteNotes:
 
     def add(self, point: Point) -> None:
         """Note one infinite point."""
-        tag = safe_name(_NOTE + point.key)
+        tag = own_tag(_NOTE, point.key)
         low, high, words = self._read(tag, point.step)
         words.add("Infinity" if point.value > 0 else "-Infinity")
         low, high = min(low, point.step), max(high, point.step)

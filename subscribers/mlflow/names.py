@@ -24,6 +24,7 @@ __all__ = [
     "level",
     "model_name",
     "name_tag",
+    "own_tag",
     "registered_name",
     "safe_name",
     "suffix_of",
@@ -32,6 +33,9 @@ __all__ = [
 
 MAX_NAME = 250
 """MLflow's longest name of a metric, param or tag."""
+
+_MAX_CHANGED = 220
+"""A changed name leaves room for the prefix of a tag about it."""
 
 _MAX_EXPERIMENT = 450
 """MLflow takes 500; some databases index fewer."""
@@ -67,13 +71,19 @@ def safe_name(name: str) -> str:
     if is_good:
         return name
     cleaned = _BAD.sub("-", name)
-    kept = [part for part in cleaned.split("/") if _is_plain(part)]
-    return _with_hash("/".join(kept), name, MAX_NAME)
+    kept = filter(None, (part.lstrip(".") for part in cleaned.split("/")))
+    return _with_hash("/".join(kept), name, _MAX_CHANGED)
+
+
+def own_tag(prefix: str, key: str) -> str:
+    """A tag of the sink about something: a name in MLflow, or a path of an artifact."""
+    tag = prefix + key
+    return tag if len(tag) <= MAX_NAME else _with_hash(tag, tag, MAX_NAME)
 
 
 def name_tag(changed: str) -> str:
     """The tag that keeps the original of a changed name."""
-    return safe_name(f"trainbus.name.{changed}")
+    return own_tag("trainbus.name.", changed)
 
 
 def user_tag(name: str) -> str:
@@ -139,7 +149,8 @@ def suffix_of(name: str) -> str:
 
 
 def _is_plain(part: str) -> bool:
-    return part not in {"", ".", ".."}
+    # MLflow refuses a path that begins with two dots, whatever follows.
+    return part not in {"", "."} and not part.startswith("..")
 
 
 def _is_changed(name: str) -> bool:

@@ -55,7 +55,7 @@ def as_float(number: float | NonFinite) -> float:
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(math.inf, int(number))
+        return math.inf if int(number) > 0 else -math.inf
 
 
 def points_of(event: Event) -> Iterator[Point]:
