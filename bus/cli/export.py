@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bus.cli.common import format_count
-from bus.errors import ConfigError, LogError
+from bus.errors import ConfigError, TrainbusError
 from bus.eventlog.records import LoggedEvent
 from bus.events import Event, decode
 from bus.kinds import Metrics, NonFinite, Summary, System
@@ -68,7 +68,7 @@ def export_events(
         What was written, in words.
 
     Raises:
-        LogError: The file cannot be written.
+        TrainbusError: The file cannot be written.
     """
     iterator = iter(events)
     pages = iter(lambda: list(islice(iterator, _EVENTS_AT_ONCE)), [])
@@ -82,7 +82,7 @@ def export_events(
                 return f"{format_count(_write_points(file, pages, on_events))} points"
             return f"{format_count(_write_lines(file, pages, on_events))} events"
     except OSError as error:
-        raise LogError(f"cannot write {output}: {error}") from error
+        raise TrainbusError(f"cannot write {output}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ __all__ = ["main"]
 
 _GROUP = "trainbus.commands"
 
+_OURS = {"bus", "publishers", "subscribers"}
+
 _EXTRAS = {
     "PIL": "demo",
     "matplotlib": "demo",
@@ -68,6 +70,8 @@ def _load(entry: EntryPoint) -> Any:
 
 def _what_to_install(module: str) -> str:
     package = module.partition(".")[0]
+    if package in _OURS:
+        return f"{module} is missing: install trainbus again"
     wanted = f"'trainbus[{_EXTRAS[package]}]'" if package in _EXTRAS else package
     return f"it needs {package}: pip install {wanted}"
 

@@ -11,9 +11,9 @@ import pytest
 from bus.eventlog import DeadLetter, EventLog
 from bus.events import Event
 from bus.idranges import IdRanges
-from bus.kinds import Metrics
+from bus.kinds import Metrics, RunStarted
 from bus.sinks import BatchLimits, Marks, RunRef, SinkContents
-from tests.fixtures.commands import Command
+from tests.fixtures.commands import Command, record
 from tests.fixtures.logrecords import source_of
 
 
@@ -120,6 +120,17 @@ def test_verify_of_a_run_that_the_sink_does_not_have(
     status, out, _ = trainbus("verify", "whole")
     assert status == 1
     assert "fake: has no such run" in out
+
+
+def test_a_run_that_goes_to_other_sinks_is_not_missing_in_this_one(
+    trainbus: Command, fake_sink: type[FakeSink], filled_log: EventLog
+) -> None:
+    started = RunStarted(sinks=["clearml"])
+    with EventLog.open(filled_log.place) as again:
+        again.append([record("elsewhere", 0, 1, "run_started", started, 0.0, "digits")], now=1.0)
+    status, out, _ = trainbus("verify", "elsewhere", "--json")
+    assert (status, orjson.loads(out)["sinks"]["fake"]["not_applicable"]) == (0, 1)
+    assert "complete so far: the run has not ended" in trainbus("verify", "elsewhere")[1]
 
 
 def test_verify_says_which_sink_cannot_be_asked(
