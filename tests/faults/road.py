@@ -7,8 +7,10 @@ import os
 import signal
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bus.broker import EmbeddedBroker
 from bus.eventlog import EventLog, Selection
@@ -16,7 +18,7 @@ from bus.events import decode
 from bus.kinds import Metrics
 from tests.fixtures.processes import Process, Processes, wait_until
 
-__all__ = ["TRAINER", "Point", "Road"]
+__all__ = ["Point", "Road"]
 
 Point = tuple[str, int, float]
 """Key, step, value."""
@@ -55,7 +57,7 @@ class Road:
             "TRAINBUS_BROKER": str(self.broker.address),
             "TRAINBUS_LOG": self.log_url,
             "MLFLOW_TRACKING_URI": self.tracking_uri,
-            "PYTHONPATH": os.getcwd(),
+            "PYTHONPATH": str(Path.cwd()),
         }
 
     @property
@@ -69,11 +71,11 @@ class Road:
             "worker", sink, "--heartbeat", "0.3", "-v", *options, environ=self.environ
         )
 
-    def trainer(self, run: str, *options: str) -> Process:
+    def trainer(self, run: str, *options: str, environ: Mapping[str, str] | None = None) -> Process:
         """Start a training process."""
-        return self.processes.python(
-            TRAINER, run, str(self.truth_file(run)), *options, environ=self.environ, name=run
-        )
+        arguments = (TRAINER, run, str(self.truth_file(run)), *options)
+        settings = {**self.environ, **(environ or {})}
+        return self.processes.python(*arguments, environ=settings, name=run)
 
     def truth_file(self, run: str) -> Path:
         """What the trainer of a run wrote down."""
@@ -164,7 +166,7 @@ class Road:
                 return int(path.parent.name)
         return 0
 
-    def _ask(self, statement: str, *values: str) -> list[tuple[object, ...]]:
+    def _ask(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
         if not self.mlflow_db.exists():
             return []
         connection = sqlite3.connect(f"file:{self.mlflow_db}?mode=ro", uri=True, timeout=10)

@@ -7,7 +7,7 @@ import sqlite3
 from collections import Counter
 
 from bus.eventlog import EventLog
-from tests.faults.road import TRAINER, Road
+from tests.faults.road import Road
 from tests.fixtures.mlflow import MlflowServer
 from tests.fixtures.processes import wait_until
 
@@ -98,10 +98,7 @@ def test_events_keep_in_the_journal_while_no_log_worker_runs(mosquitto_road: Roa
 def test_a_left_spool_is_drained_by_ship_once(mosquitto_road: Road) -> None:
     road = mosquitto_road
     road.worker("log")
-    trainer = road.processes.python(
-        *("tests/faults/trainer.py", "left", str(road.truth_file("left")), "--kill-at", "30"),
-        environ={**road.environ, "TRAINBUS_SHIPPER": "off"},
-    )
+    trainer = road.trainer("left", "--kill-at", "30", environ={"TRAINBUS_SHIPPER": "off"})
     trainer.wait(30)
     assert list(road.spool.glob("sources/*"))
     ship = road.processes.trainbus("ship", "--once", environ=road.environ)
