@@ -16,8 +16,7 @@ process of a new run. Variables of other programs that make no sense are passed 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus.errors import ConfigError
 
@@ -27,8 +26,7 @@ _ATTEMPTS_PER_REQUEUE = 1000
 """SLURM's requeues count as this many of torchrun's restarts, which begin anew with each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
+class Hints(NamedTuple):
     """What cannot be read from variables.
 
     Attributes:
@@ -43,8 +41,7 @@ class Hints:
     siblings: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The answer.
 
     Attributes:
@@ -62,8 +59,7 @@ class Place:
     is_lead: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class _Launcher:
+class _Launcher(NamedTuple):
     """What torchrun or SLURM says."""
 
     rank: int

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["MediaError", "MediaFile", "picture", "plot"]
 
@@ -20,8 +19,7 @@ class MediaError(ValueError):
     """The object is no picture or plot, or what is needed to write it is not installed."""
 
 
-@dataclass(frozen=True, slots=True)
-class MediaFile:
+class MediaFile(NamedTuple):
     """What to copy, or what to write.
 
     Attributes:

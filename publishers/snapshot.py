@@ -14,10 +14,9 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus.errors import ConfigError, JournalError
 from publishers.journal.format import BLOBS_NAME
@@ -52,8 +51,7 @@ class SnapshotError(JournalError):
         self.cause = cause
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRecord:
+class BlobRecord(NamedTuple):
     """A copy, as the journal names it. See :mod:`publishers.journal.format`."""
 
     path: str
