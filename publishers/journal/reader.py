@@ -6,11 +6,13 @@ is neither: it is what a write leaves behind that failed before its first byte.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import NamedTuple
 
-from publishers.journal.format import check_line
+from publishers.journal.format import check_lines
 
-__all__ = ["Line", "SegmentReader"]
+__all__ = ["Block", "Line", "SegmentReader"]
 
 
 class Line(NamedTuple):
@@ -25,6 +27,25 @@ class Line(NamedTuple):
     offset: int
     end: int
     payload: bytes | None
+
+
+class Block(NamedTuple):
+    """Consecutive lines of a segment, in a form that costs little per line.
+
+    Attributes:
+        starts: Where each line begins in the segment, in bytes.
+        payloads: What the lines say; empty where one is damaged.
+        ends: Where each line ends, behind its newline.
+    """
+
+    starts: list[int]
+    payloads: list[bytes]
+    ends: list[int]
+
+    def lines(self) -> Iterator[Line]:
+        """The lines one by one."""
+        for start, payload, end in zip(self.starts, self.payloads, self.ends, strict=True):
+            yield Line(start, end, payload or None)
 
 
 class SegmentReader:
@@ -54,26 +75,31 @@ class SegmentReader:
 
     def feed(self, chunk: bytes) -> list[Line]:
         """Take the bytes at :attr:`position` and give the lines they complete."""
+        return list(self.take(chunk).lines())
+
+    def take(self, chunk: bytes) -> Block:
+        """As :meth:`feed`, all lines in one."""
         cut = chunk.rfind(b"\n")
         if cut < 0:
             # Joined only once a newline comes: a long line in small chunks stays linear.
             if chunk:
                 self._parts.append(chunk)
                 self._pending += len(chunk)
-            return []
+            return Block([], [], [])
         whole = b"".join((*self._parts, chunk[:cut]))
         tail = chunk[cut + 1 :]
         self._parts = [tail] if tail else []
         self._pending = len(tail)
-        lines: list[Line] = []
-        offset = self.offset
-        for raw in whole.split(b"\n"):
-            end = offset + len(raw) + 1
-            if raw:
-                lines.append(Line(offset, end, check_line(raw)))
-            offset = end
-        self.offset = offset
-        return lines
+        lines = whole.split(b"\n")
+        sizes = [len(line) + 1 for line in lines]
+        places = list(accumulate(sizes, initial=self.offset))
+        self.offset += len(whole) + 1
+        starts, ends = places[:-1], places[1:]
+        if b"" in lines:
+            kept = [index for index, line in enumerate(lines) if line]
+            starts, ends = [starts[i] for i in kept], [ends[i] for i in kept]
+            lines = [lines[i] for i in kept]
+        return Block(starts, check_lines(lines), ends)
 
     def finish(self) -> Line | None:
         """Give the torn tail as a damaged line; None when the segment ends with a newline.

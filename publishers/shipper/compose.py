@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -11,20 +11,32 @@ from bus.errors import EventError, JournalError
 from bus.events import format_id, format_time, type_of_kind
 from publishers.journal.format import SegmentHeader
 
-__all__ = ["Composer", "Row", "parse_row"]
-
-Row = tuple[int, bytes]
-"""A table's number, and a row of it as JSON."""
+__all__ = ["Composer", "Rows", "join_rows", "table_prefix"]
 
 
-def parse_row(payload: bytes) -> Row:
-    """Split ``[3,1767225600.12,10,0.31]`` into 3 and ``[1767225600.12,10,0.31]``.
+class Rows(NamedTuple):
+    """Rows of one table, their JSON joined by commas."""
+
+    table: int
+    joined: bytes
+
+
+def table_prefix(payload: bytes) -> bytes:
+    """The beginning that all rows of a table share: ``[3,``.
 
     Raises:
         ValueError: It is no row.
     """
-    comma = payload.index(b",")
-    return int(payload[1:comma]), b"[" + payload[comma + 1 :]
+    prefix = payload[: payload.index(b",") + 1]
+    int(prefix[1:-1])
+    return prefix
+
+
+def join_rows(prefix: bytes, payloads: Sequence[bytes]) -> Rows:
+    """Turn ``[3,1767225600.12,10,0.31]`` and its like into rows without the table's number."""
+    # Rows hold numbers and three strings: a bracket opens nothing but a row.
+    joined = b",".join(payloads).replace(prefix, b"[")
+    return Rows(int(prefix[1:-1]), joined)
 
 
 class Composer:
@@ -42,12 +54,12 @@ class Composer:
         self._before = orjson.dumps(before)[:-1]
         self._after = orjson.dumps(after)[1:-1]
 
-    def metrics(self, number: int, rows: Iterable[Row], keys: Mapping[int, bytes]) -> bytes:
+    def metrics(self, number: int, rows: Iterable[Rows], keys: Mapping[int, bytes]) -> bytes:
         """Coalesce rows into one event, by joining their bytes.
 
         Args:
             number: The event's id.
-            rows: At least one row.
+            rows: At least one.
             keys: The keys of each table, as a JSON array.
 
         Raises:
@@ -55,9 +67,9 @@ class Composer:
         """
         tables: dict[int, list[bytes]] = {}
         first: bytes | None = None
-        for table, row in rows:
-            first = first or row
-            tables.setdefault(table, []).append(row)
+        for table, joined in rows:
+            first = first or joined
+            tables.setdefault(table, []).append(joined)
         if first is None:
             raise JournalError("an event without rows")
         data = b",".join(

@@ -8,7 +8,8 @@ upload, and the end of the run waits for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,17 +18,14 @@ import orjson
 from bus.errors import JournalError
 from bus.events import MAX_EVENT_BYTES
 from publishers.journal.format import SegmentHeader
-from publishers.journal.reader import Line
-from publishers.shipper.compose import Composer, Row, parse_row
+from publishers.journal.reader import Block
+from publishers.shipper.compose import Composer, Rows, join_rows, table_prefix
 from publishers.shipper.cuts import Cut
 
 __all__ = ["COALESCE_BYTES", "Cutter", "PendingBlob", "PlannedEvent"]
 
 COALESCE_BYTES = 64 * 1024
-"""Measured: larger events gain nothing."""
-
-_ENVELOPE_BYTES = 1024
-"""What an event has besides its rows, about."""
+"""Journal bytes of the rows of one event at the most. Measured: larger events gain nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,7 @@ class _Batch:
     start: int
     end: int
     since: float
-    rows: list[Row] = field(default_factory=list)
-    size: int = 0
+    rows: list[Rows] = field(default_factory=list)
 
 
 class Cutter:
@@ -79,19 +76,22 @@ class Cutter:
         self._batch: _Batch | None = None
         self._blobs: dict[tuple[int, int], PendingBlob] = {}
         self._new_blobs: list[PendingBlob] = []
-        self._end: tuple[int, Line] | None = None
+        self._end: tuple[Cut, dict[str, Any]] | None = None
 
-    def feed(self, segment: int, lines: Iterable[Line], now: float) -> list[PlannedEvent]:
+    def feed(self, segment: int, block: Block, now: float) -> list[PlannedEvent]:
         """Take lines, in their order; gives the events that are complete."""
         planned: list[PlannedEvent] = []
-        for line in lines:
-            payload = line.payload
-            if payload is None:
-                self.damaged += 1
-            elif payload[0] == 0x5B:  # "[": a row
-                self._row(segment, line, payload, now, planned)
+        at, payloads = 0, block.payloads
+        while at < len(payloads):
+            payload = payloads[at]
+            if payload[:1] == b"[":
+                at = self._rows(segment, block, at, now, planned)
+                continue
+            if payload:
+                self._other(Cut(0, segment, block.starts[at], block.ends[at]), payload, planned)
             else:
-                self._other(segment, line, payload, planned)
+                self.damaged += 1
+            at += 1
         return planned
 
     def flush(self, now: float, age_seconds: float) -> list[PlannedEvent]:
@@ -138,54 +138,59 @@ class Cutter:
         if self._batch is not None:
             segments.append(self._batch.segment)
         if self._end is not None:
-            segments.append(self._end[0])
+            segments.append(self._end[0].segment)
         return min(segments, default=None)
 
-    def rebuild(self, cut: Cut, lines: Iterable[Line]) -> bytes:
+    def rebuild(self, cut: Cut, block: Block) -> bytes:
         """Make the bytes of an event that was cut before, from the lines of its stretch.
 
         Raises:
             JournalError: The stretch is damaged.
         """
-        payloads = [line.payload for line in lines if line.payload is not None]
+        payloads = [payload for payload in block.payloads if payload]
         if not payloads:
             raise JournalError(f"event {cut.id}: its part of the journal is damaged")
         if payloads[0][:1] == b"{" and b'"kind":' in payloads[0]:
             return self._composer.record(cut.id, orjson.loads(payloads[0]), cut.extra, cut.dataref)
-        rows = []
-        for payload in payloads:
-            if payload[:1] == b"[":
-                rows.append(parse_row(payload))
+        rows: list[Rows] = []
+        at = 0
+        while at < len(payloads):
+            if payloads[at][:1] == b"[":
+                prefix, end = _run_of_rows(payloads, at)
+                if prefix is not None and int(prefix[1:-1]) in self._keys:
+                    rows.append(join_rows(prefix, payloads[at:end]))
+                at = end
             else:
-                self.learn(payload)
-        return self._composer.metrics(
-            cut.id, [row for row in rows if row[0] in self._keys], self._keys
-        )
+                self.learn(payloads[at])
+                at += 1
+        return self._composer.metrics(cut.id, rows, self._keys)
 
-    def _row(
-        self, segment: int, line: Line, payload: bytes, now: float, planned: list[PlannedEvent]
-    ) -> None:
-        try:
-            row = parse_row(payload)
-        except ValueError:
-            self.damaged += 1
-            return
-        if row[0] not in self._keys:
-            self.damaged += 1
-            return
-        batch = self._batch
-        size = len(row[1]) + 1
-        if batch is not None and batch.size + size > COALESCE_BYTES - _ENVELOPE_BYTES:
-            self._close_batch(planned)
-            batch = None
-        if batch is None or batch.segment != segment:
-            self._close_batch(planned)
-            batch = self._batch = _Batch(segment, line.offset, line.end, now)
-        batch.rows.append(row)
-        batch.size += size
-        batch.end = line.end
+    def _rows(
+        self, segment: int, block: Block, at: int, now: float, planned: list[PlannedEvent]
+    ) -> int:
+        """Take the rows of one table that begin at ``at``; gives the index behind them."""
+        prefix, end = _run_of_rows(block.payloads, at)
+        if prefix is None or int(prefix[1:-1]) not in self._keys:
+            self.damaged += end - at
+            return end
+        while at < end:
+            batch = self._batch
+            if batch is None or batch.segment != segment:
+                self._close_batch(planned)
+                batch = self._batch = _Batch(segment, block.starts[at], block.starts[at], now)
+            # As many as fit; one is taken even if it does not, when nothing is before it.
+            fits = bisect_right(block.ends, batch.start + COALESCE_BYTES, at, end)
+            if fits == at and batch.rows:
+                self._close_batch(planned)
+                continue
+            fits = max(fits, at + 1)
+            batch.rows.append(join_rows(prefix, block.payloads[at:fits]))
+            batch.end = block.ends[fits - 1]
+            at = fits
+        return end
 
-    def _other(self, segment: int, line: Line, payload: bytes, planned: list[PlannedEvent]) -> None:
+    def _other(self, cut: Cut, payload: bytes, planned: list[PlannedEvent]) -> None:
+        """Take a line that is no row; ``cut`` says where it stands, and has no id yet."""
         if payload.startswith(b'{"table":'):
             self.learn(payload)
             return
@@ -200,29 +205,26 @@ class Cutter:
         self._close_batch(planned)
         if kind == "run_finished":
             self.has_end = True
-            self._end = (segment, line)
+            self._end = (cut, record)
         elif "blob" in record:
-            blob = PendingBlob(segment, line.offset, line.end, record)
-            self._blobs[segment, line.offset] = blob
+            blob = PendingBlob(cut.segment, cut.start, cut.end, record)
+            self._blobs[cut.segment, cut.start] = blob
             self._new_blobs.append(blob)
         else:
-            cut = Cut(self.next_id, segment, line.offset, line.end)
-            planned.extend(self._plan(cut, record))
+            planned.extend(self._plan(cut._replace(id=self.next_id), record))
 
     def _finish_run(self) -> list[PlannedEvent]:
         """Cut the end of the run once nothing is left to come before it."""
         if self._end is None or self._blobs or self._batch is not None:
             return []
-        segment, line = self._end
+        cut, record = self._end
         self._end = None
-        assert line.payload is not None  # only sound lines get here
-        record = orjson.loads(line.payload)
         dropped = dict(record["data"].get("dropped", {}))
         for cause, count in (("damaged_line", self.damaged), ("not_made", self.unmade)):
             if count:
                 dropped[cause] = dropped.get(cause, 0) + count
         extra = {"last_id": self.next_id, "dropped": dropped}
-        return self._plan(Cut(self.next_id, segment, line.offset, line.end, extra), record)
+        return self._plan(cut._replace(id=self.next_id, extra=extra), record)
 
     def _close_batch(self, planned: list[PlannedEvent]) -> None:
         batch, self._batch = self._batch, None
@@ -250,3 +252,18 @@ class Cutter:
             return
         self.next_id += 1
         planned.append(PlannedEvent(cut, kind, raw))
+
+
+def _run_of_rows(payloads: Sequence[bytes], at: int) -> tuple[bytes | None, int]:
+    """The rows of one table from ``at`` on: their prefix, and the index behind them.
+
+    The prefix is None when the first is no row after all.
+    """
+    try:
+        prefix = table_prefix(payloads[at])
+    except ValueError:
+        return None, at + 1
+    end = at + 1
+    while end < len(payloads) and payloads[end].startswith(prefix):
+        end += 1
+    return prefix, end

@@ -28,7 +28,7 @@ from publishers.journal.format import (
     segment_name,
     segment_number,
 )
-from publishers.journal.reader import Line, SegmentReader
+from publishers.journal.reader import Block, Line, SegmentReader
 from publishers.shipper.cuts import Cut, CutsFile
 from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent
 
@@ -111,11 +111,11 @@ class JournalSource:
         total = 0
         planned_bytes = 0
         while total < budget_bytes and planned_bytes < budget_bytes:
-            lines, count = self._read()
+            block, count = self._read()
             if not count and not self._advance():
                 break
             total += count
-            found = self._cutter.feed(self._segment, lines, now)
+            found = self._cutter.feed(self._segment, block, now)
             planned_bytes += sum(len(event.raw) for event in found)
             self.planned += found
         self.planned += self._cutter.flush(now, age_seconds)
@@ -172,8 +172,8 @@ class JournalSource:
         if raw is None:
             self._learn_keys(cut.segment)
             reader = SegmentReader(cut.start)
-            lines = reader.feed(os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start))
-            raw = self._cutter.rebuild(cut, lines)
+            block = reader.take(os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start))
+            raw = self._cutter.rebuild(cut, block)
         return _kind_of(raw), raw
 
     def forget_bytes(self, number: int) -> None:
@@ -296,7 +296,8 @@ class JournalSource:
                 is_before = segment < self._segment or line.offset < offset
                 is_cut = (segment, line.offset) in starts
                 if is_before and not is_cut:
-                    self.planned += self._cutter.feed(segment, [line], 0.0)
+                    block = Block([line.offset], [line.payload or b""], [line.end])
+                    self.planned += self._cutter.feed(segment, block, 0.0)
             self._known_keys.add(segment)
 
     def _records(self, segment: int) -> Iterator[Line]:
@@ -321,12 +322,12 @@ class JournalSource:
                 return parse_header(payload)
         raise JournalError(f"{self.folder}: no segment has a header that can be read")
 
-    def _read(self) -> tuple[list[Line], int]:
+    def _read(self) -> tuple[Block, int]:
         chunk = os.pread(self._fd(self._segment), READ_BYTES, self._reader.position)
         if not chunk:
-            return [], 0
+            return Block([], [], []), 0
         self._dirty.add(self._segment)
-        return self._reader.feed(chunk), len(chunk)
+        return self._reader.take(chunk), len(chunk)
 
     def _advance(self) -> bool:
         """Go to the next segment if there is one: then this one is complete."""
