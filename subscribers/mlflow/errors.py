@@ -65,6 +65,8 @@ _PASSING = re.compile(
     re.IGNORECASE,
 )
 
+_USERINFO = re.compile(r"://[^/@\s'\"]*@")
+
 _CREDENTIALS = (
     "MLflow refuses the credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
     "or MLFLOW_TRACKING_TOKEN"
@@ -149,5 +151,6 @@ def _retry_after(answer: requests.Response) -> float | None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    # MLflow's messages quote the address, with the password that may stand in it.
+    text = _USERINFO.sub("://", " ".join(str(error).split()))
     return text[:1000] if text else type(error).__name__

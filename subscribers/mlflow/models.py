@@ -21,6 +21,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from bus.errors import PermanentSinkError
 from bus.events import Event
 from bus.kinds import Model
 from subscribers.mlflow.batches import NonFiniteNotes, chunks_of
@@ -84,9 +85,15 @@ def set_origin(folder: Path, model: LoggedModel, run_id: str) -> None:
 
 
 def _find(client: MlflowClient, experiment: str, key: str) -> LoggedModel | None:
-    found = client.search_logged_models(
-        [experiment], filter_string=f"tags.`{_EVENT_TAG}` = '{key}'", max_results=10
-    )
+    try:
+        found = client.search_logged_models(
+            [experiment], filter_string=f"tags.`{_EVENT_TAG}` = '{key}'", max_results=10
+        )
+    except MlflowException as error:
+        if error_code(error) == "ENDPOINT_NOT_FOUND":
+            text = "this MLflow server knows no logged models: they need MLflow 3"
+            raise PermanentSinkError(text) from error
+        raise
     return min(found, key=lambda model: str(model.model_id), default=None)
 
 

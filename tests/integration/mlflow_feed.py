@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,17 @@ def make_sink(uri: str, home: Path) -> MlflowSink:
     return create(Settings.from_environment(environ), environ)
 
 
-def run_in(client: MlflowClient, ref: RunRef) -> Run:
+async def run_in(client: MlflowClient, ref: RunRef) -> Run:
     """The run as MLflow has it."""
-    experiment = find_experiment(client, ref.project)
-    assert experiment is not None
-    found = find_run(client, experiment, ref.run)
-    assert found is not None
-    return client.get_run(found.info.run_id)
+
+    def find() -> Run:
+        experiment = find_experiment(client, ref.project)
+        assert experiment is not None
+        found = find_run(client, experiment, ref.run)
+        assert found is not None
+        return client.get_run(found.info.run_id)
+
+    return await asyncio.to_thread(find)
 
 
 def history(client: MlflowClient, run: Run, key: str) -> list[tuple[int, int, float | str]]:

@@ -81,7 +81,7 @@ async def test_everything_is_there_once_after_writing_it_twice(
     contents = await other.contents(feed.ref)
     await other.close()
 
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     expected = set().union(*(expected_points(event) for event in events))
     assert contents is not None
     assert contents.marks == marks_of(events)
@@ -120,7 +120,7 @@ async def test_a_sink_killed_between_two_writes_goes_on_where_it_was(
     # The marks of the first batch were never seen, as it would be without them.
     await other.write(feed.ref, [*first, *second], marks_of(first, second))
     await other.close()
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     assert [step for _, step, _ in history(client, run, "loss")] == list(range(100))
     assert (run.info.status, run.info.end_time) == ("FINISHED", int(START * 1000) + 3000)
 
@@ -138,7 +138,7 @@ async def test_two_runs_at_once_and_a_new_experiment_for_both(
 
     await asyncio.gather(*(one(feed) for feed in feeds))
     for feed in feeds:
-        assert len(history(client, run_in(client, feed.ref), "loss")) == 30
+        assert len(history(client, await run_in(client, feed.ref), "loss")) == 30
 
 
 async def test_marks_of_two_ranks_and_dead_ids_survive_side_by_side(
@@ -196,7 +196,7 @@ async def test_a_param_that_changes_is_refused_for_good_and_its_neighbours_arriv
     contents = await sink.contents(feed.ref)
     assert contents is not None
     assert contents.marks == marks
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     assert run.data.params == {"lr": "0.1", "n": "1"}
     assert len(history(client, run, "loss")) == 10
 
@@ -213,7 +213,7 @@ async def test_names_that_mlflow_refuses_are_changed_and_kept_apart(
     ]
     await sink.open_run(feed.ref)
     await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     contents = await sink.contents(feed.ref)
     assert contents is not None
     assert contents.points == 2 * len(odd)
@@ -236,7 +236,7 @@ async def test_nan_is_kept_and_infinity_becomes_nan_with_a_tag_that_says_so(
     await sink.open_run(feed.ref)
     for _ in range(2):
         await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     assert [value for _, _, value in history(client, run, "a")] == ["nan"] * 3
     assert [value for _, _, value in history(client, run, "b")] == ["nan"] * 3 + [3.5, "nan", "nan"]
     assert run.data.tags["trainbus.nonfinite.b"] == (
@@ -263,11 +263,11 @@ async def test_a_run_ends_when_all_its_ranks_have(
     starts = [feed.started(ranks=2) for feed in ranks]
     one = ranks[0].finished(first, error="it broke" if first == "failed" else "")
     await sink.write(ranks[0].ref, [*starts, one], marks_of([*starts, one]))
-    assert run_in(client, ranks[0].ref).info.status == "RUNNING"
+    assert (await run_in(client, ranks[0].ref)).info.status == "RUNNING"
     ranks[1].metrics(["skipped"], range(1))
     other = ranks[1].finished(second)
     await sink.write(ranks[0].ref, [other], marks_of([*starts, one, other]))
-    run = run_in(client, ranks[0].ref)
+    run = await run_in(client, ranks[0].ref)
     assert (run.info.status, run.info.end_time) == (status, int(START * 1000) + 2000)
     assert run.data.tags.get("trainbus.error") == ("it broke" if first == "failed" else None)
 
@@ -279,21 +279,21 @@ async def test_a_second_attempt_reopens_the_run_even_for_another_worker(
     events = [first.started(), first.finished("killed")]
     await sink.open_run(first.ref)
     await sink.write(first.ref, events, marks_of(events))
-    assert run_in(client, first.ref).info.status == "KILLED"
+    assert (await run_in(client, first.ref)).info.status == "KILLED"
     other = make_sink(uri, tmp_path)
     await other.open_run(first.ref)
     start = second.started()
     await other.write(first.ref, [start], marks_of(events, [start]))
-    assert run_in(client, first.ref).info.status == "RUNNING"
+    assert (await run_in(client, first.ref)).info.status == "RUNNING"
     second.metrics(["skipped"], range(1))
     end = second.finished()
     await other.write(first.ref, [end], marks_of(events, [start, end]))
-    run = run_in(client, first.ref)
+    run = await run_in(client, first.ref)
     assert (run.info.status, run.info.end_time) == ("FINISHED", int(START * 1000) + 2000)
     # A late event of a finished run is still applied, and leaves the end as it is.
     late = second.metrics(["late"], range(1))
     await other.write(first.ref, [late], marks_of(events, [start, end, late]))
-    run = run_in(client, first.ref)
+    run = await run_in(client, first.ref)
     assert "late" in run.data.metrics
     assert (run.info.status, run.info.end_time) == ("FINISHED", int(START * 1000) + 2000)
     await other.close()
@@ -308,8 +308,8 @@ async def test_a_child_run_finds_its_parent_whoever_comes_first(
     for feed, event in pairs if order == "parent first" else reversed(pairs):
         await sink.open_run(feed.ref)
         await sink.write(feed.ref, [event], marks_of([event]))
-    run = run_in(client, child.ref)
-    assert run.data.tags["mlflow.parentRunId"] == run_in(client, parent.ref).info.run_id
+    run = await run_in(client, child.ref)
+    assert run.data.tags["mlflow.parentRunId"] == (await run_in(client, parent.ref)).info.run_id
 
 
 async def test_a_run_deleted_in_mlflow_is_left_deleted(
@@ -319,7 +319,7 @@ async def test_a_run_deleted_in_mlflow_is_left_deleted(
     event = feed.started()
     await sink.open_run(feed.ref)
     await sink.write(feed.ref, [event], marks_of([event]))
-    client.delete_run(run_in(client, feed.ref).info.run_id)
+    client.delete_run((await run_in(client, feed.ref)).info.run_id)
     with pytest.raises(PermanentSinkError, match="deleted"):
         await sink.write(feed.ref, [feed.metrics(["a"], range(1))], marks_of([event]))
     other = make_sink(uri, tmp_path)
@@ -364,7 +364,7 @@ async def test_a_value_too_long_for_mlflow_is_shortened_openly_and_kept_whole(
     await sink.open_run(feed.ref)
     for _ in range(2):
         await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     assert len(run.data.params) == 254
     assert run.data.params["long"].endswith("(7000 characters; whole in params/long.json)")
     assert (run.data.params["nul"], run.data.params["none"]) == ("a\\0b", "None")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -101,9 +102,9 @@ async def test_files_and_folders_lie_under_clear_paths(
     (folder / "in ner").mkdir(parents=True)
     (folder / "in ner" / "ä.txt").write_text("a")
     (folder / "in ner" / "odd#name?.txt").write_text("b")
-    blob, url = feed.stored(store, picture)
-    none, none_url = feed.stored(store, empty)
-    tree, tree_url = feed.stored(store, folder)
+    blob, url = await asyncio.to_thread(feed.stored, store, picture)
+    none, none_url = await asyncio.to_thread(feed.stored, store, empty)
+    tree, tree_url = await asyncio.to_thread(feed.stored, store, folder)
     events = [
         feed.started(),
         feed.event("image", Image("val/x", "batch 0", blob, step=10), url),
@@ -117,7 +118,7 @@ async def test_files_and_folders_lie_under_clear_paths(
     await sink.open_run(feed.ref)
     for _ in range(2):
         await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     found = files_in(client, run.info.run_id)
     (root,) = {path.rpartition("/trainbus-names.json")[0] for path in found} - {""}
     assert root.startswith("reports/")
@@ -161,11 +162,11 @@ def model_events(feed: Feed, store: ArtifactStore, folder: Path) -> list[Event]:
 async def test_a_model_is_logged_linked_and_registered_once(
     sink: MlflowSink, client: MlflowClient, feed: Feed, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    events = model_events(feed, store, tmp_path / "best model")
+    events = await asyncio.to_thread(model_events, feed, store, tmp_path / "best model")
     await sink.open_run(feed.ref)
     for _ in range(2):
         await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.status == LoggedModelStatus.READY
     assert model.name.startswith("digits-mlp-v1-x")
@@ -191,10 +192,10 @@ async def test_the_model_says_which_run_it_is_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
-    events = model_events(feed, store, tmp_path / "model")
+    events = await asyncio.to_thread(model_events, feed, store, tmp_path / "model")
     await sink.open_run(feed.ref)
     await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     (model,) = client.search_logged_models([run.info.experiment_id])
     local = download_artifacts(f"models:/{model.model_id}")
     assert (Path(local) / "weights.bin").read_bytes() == b"w"
@@ -213,7 +214,7 @@ async def test_a_model_whose_logging_was_cut_short_is_completed(
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
-    events = model_events(feed, store, tmp_path / "model")
+    events = await asyncio.to_thread(model_events, feed, store, tmp_path / "model")
     await sink.open_run(feed.ref)
 
     def killed(*_: object) -> None:
@@ -224,7 +225,7 @@ async def test_a_model_whose_logging_was_cut_short_is_completed(
         with pytest.raises(RetryableSinkError):
             await sink.write(feed.ref, events, marks_of(events))
     await sink.write(feed.ref, events, marks_of(events))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.status == LoggedModelStatus.READY
     assert len(run.outputs.model_outputs) == 1
@@ -236,14 +237,14 @@ async def test_a_single_file_is_a_model_too_and_the_runs_options_can_register_it
 ) -> None:
     path = tmp_path / "best.onnx"
     path.write_bytes(b"onnx")
-    blob, url = feed.stored(store, path)
+    blob, url = await asyncio.to_thread(feed.stored, store, path)
     name = f"option {feed.ref.project}"
     first = [feed.started(options={"mlflow": {"registered_model_name": name}})]
     second = [feed.event("model", Model("best", blob, "onnx"), url)]
     await sink.open_run(feed.ref)
     await sink.write(feed.ref, first, marks_of(first))
     await sink.write(feed.ref, second, marks_of(first, second))
-    run = run_in(client, feed.ref)
+    run = await run_in(client, feed.ref)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert (model.name, model.tags["trainbus.flavor"]) == ("best", "onnx")
     assert len(client.search_model_versions(f"name = '{name}'")) == 1
@@ -254,7 +255,7 @@ async def test_a_blob_that_is_gone_is_refused_for_good(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    blob, url = feed.stored(store, path)
+    blob, url = await asyncio.to_thread(feed.stored, store, path)
     event = feed.event("artifact", Artifact("file", blob), url)
     for kept in (tmp_path / "store").rglob("*"):
         if kept.is_file():

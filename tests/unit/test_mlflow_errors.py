@@ -118,6 +118,13 @@ def test_the_message_is_one_line_that_says_what_was_being_done() -> None:
     assert str(translate(MlflowException("a\n  b"), "writing")) == "writing: a b"
 
 
+def test_a_password_in_an_address_is_not_repeated() -> None:
+    error = MlflowException("API request to http://me:secret@host:5000/api failed with a@b")
+    assert str(translate(error, "writing")) == (
+        "writing: API request to http://host:5000/api failed with a@b"
+    )
+
+
 def test_errors_of_ours_stay_as_they_are() -> None:
     for error in (PermanentSinkError("x"), ConfigError("x")):
         assert translate(error, "writing") is error

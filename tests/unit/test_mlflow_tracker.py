@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def test_the_process_leaves_retries_to_the_worker_unless_the_user_said_otherwise
     secret = tmp_path / "secret"
     secret.write_text("hidden\n")
     for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.delenv(name, raising=False)
+        # Set first, so that what the call sets is undone after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "false")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
     prepare_process(
@@ -69,9 +72,9 @@ def test_the_process_leaves_retries_to_the_worker_unless_the_user_said_otherwise
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden"
 
 
-async def test_the_sink_is_found_by_its_name(tmp_path: Path) -> None:
+def test_the_sink_is_found_by_its_name(tmp_path: Path) -> None:
     environ = {"TRAINBUS_HOME": str(tmp_path)}
     sink = load_sink("mlflow", Settings.from_environment(environ), environ)
     assert sink.name == "mlflow"
     assert "metrics" in sink.kinds
-    await sink.close()
+    asyncio.run(sink.close())
