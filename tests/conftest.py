@@ -3,6 +3,7 @@
 # A fixture file that others import comes before them: pytest rewrites it before it is imported.
 pytest_plugins = [
     "tests.fixtures.processes",
+    "tests.fixtures.blocking",
     "tests.fixtures.brokers",
     "tests.fixtures.commands",
     "tests.fixtures.mlflow",
