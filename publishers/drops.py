@@ -7,6 +7,7 @@ stderr unless the program configures it otherwise.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from threading import RLock
 
 __all__ = ["Drops"]
@@ -46,7 +47,9 @@ class Drops:
         # Imported late: most runs never warn. Outside the lock: a log handler may log metrics.
         import logging
 
-        logging.getLogger("trainbus").warning("trainbus: %s", message)
+        # A handler of the program's own may raise.
+        with suppress(Exception):
+            logging.getLogger("trainbus").warning("trainbus: %s", message)
 
     def counts(self) -> dict[str, int]:
         """How many were dropped so far, by cause."""

@@ -80,7 +80,8 @@ class Ending:
             if status not in get_args(RunStatus):
                 self._drops.warn("status", f"status {status!r} is unknown: taken as failed")
                 status = "failed"
-            exits.forget(self)
+            if self._folder is None:
+                exits.forget(self)
             self._last = {
                 "status": status,
                 "error": str(plain(str(error)))[:_MAX_ERROR_CHARACTERS],
@@ -143,6 +144,7 @@ class Ending:
             if self._is_closed or self._folder is None:
                 return
             self._is_closed = True
+            exits.forget(self)
             # The shipper leaves the folder of a process that lives alone.
             self._was_removed = self._is_gone()
             if self._was_removed:

@@ -154,10 +154,10 @@ def _torchrun(environ: Mapping[str, str]) -> _Launcher | None:
 def _slurm(environ: Mapping[str, str]) -> _Launcher | None:
     """https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
 
-    Without SLURM_STEP_ID this is the batch script itself: one process, however many tasks the job
-    has asked for.
+    Without SLURM_STEP_ID, or with one of the ten-digit ids for steps that are none, this is the
+    batch script itself: one process, however many tasks the job has asked for.
     """
-    if not environ.get("SLURM_STEP_ID"):
+    if _foreign(environ, "SLURM_STEP_ID") is None:
         return None
     rank = _foreign(environ, "SLURM_PROCID")
     ranks = _foreign(environ, "SLURM_STEP_NUM_TASKS") or _foreign(environ, "SLURM_NTASKS")
@@ -174,8 +174,8 @@ def _slurm_job(environ: Mapping[str, str]) -> str:
     array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
     if array and task:
         job = f"{array}_{task}"
-    step = environ.get("SLURM_STEP_ID")
-    return f"slurm-{job}" + (f"-{step}" if step else "") if job else ""
+    step = _foreign(environ, "SLURM_STEP_ID")
+    return f"slurm-{job}" + ("" if step is None else f"-{step}") if job else ""
 
 
 def _attempt(environ: Mapping[str, str]) -> int:

@@ -14,6 +14,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -127,7 +128,9 @@ def spawn_shipper(spool: Path, environ: Mapping[str, str]) -> Callable[[], bool]
             start_new_session=True,
         )
     # It is a child of this process, which therefore has to take note of its end.
-    threading.Thread(target=process.wait, name="trainbus-reaper", daemon=True).start()
+    # At the end of the interpreter there are no new threads, nor anybody for whom it matters.
+    with suppress(RuntimeError):
+        threading.Thread(target=process.wait, name="trainbus-reaper", daemon=True).start()
     return lambda: process.poll() is None
 
 
@@ -166,7 +169,11 @@ class ShipperWatch:
         """Check every two seconds from now on; at once only where this process is to be first."""
         if is_lead:
             self.check()
-        threading.Thread(target=self._watch, name="trainbus-shipper-watch", daemon=True).start()
+        try:
+            name = "trainbus-shipper-watch"
+            threading.Thread(target=self._watch, name=name, daemon=True).start()
+        except RuntimeError as error:
+            self._drops.warn("shipper", f"the shipper is not watched over: {error}")
 
     def check(self) -> None:
         """Start a shipper unless one runs, or the last ones died too quickly to try again now."""
@@ -180,7 +187,7 @@ class ShipperWatch:
                 self._pause_seconds = 0.0
             try:
                 self._is_child_alive = self._spawn()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  # the bus must never stop a training
                 self._drops.warn(
                     "shipper", f"the shipper cannot be started: {error}; run `trainbus ship`"
                 )

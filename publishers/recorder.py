@@ -162,16 +162,44 @@ class Recorder:
                 self._drops.add("bad_value", f"{field}: {error}; it is left out", about=field)
         return taken
 
-    def record(self, kind: str, data: dict[str, Any], blob: BlobRecord | None = None) -> bool:
-        """Write one record; False when it could not be written.
+    def record(self, kind: str, data: dict[str, Any]) -> bool:
+        """Write one record without bytes; False when it could not be written.
 
         Raises:
             EventError: It breaks the contract of its kind, or is too large.
         """
-        check_data(kind, data, has_blob=blob is not None)
-        record: dict[str, Any] = {"kind": kind, "time": self._clock(), "data": data}
-        if blob is not None:
-            record["blob"] = blob.as_dict()
+        check_data(kind, data)
+        return self._write({"kind": kind, "time": self._clock(), "data": data})
+
+    def record_file(
+        self, kind: str, data: dict[str, Any], make: Callable[[Snapshots], BlobRecord]
+    ) -> bool:
+        """Copy a file and write its record; False when that could not be written.
+
+        Args:
+            kind: Of the record.
+            data: All of its data but the blob.
+            make: Makes the copy.
+
+        Raises:
+            EventError: It breaks the contract of its kind, or is too large.
+            SnapshotError: There is no copy to be had.
+        """
+        check_data(kind, data, has_blob=True)
+        if self._snapshots is None:
+            raise SnapshotError(NO_SPOOL, "there is no spool to copy files to")
+        # The time of the call, and not of the end of a long copy.
+        record = {"kind": kind, "time": self._clock(), "data": data}
+        blob = make(self._snapshots)
+        is_written = False
+        try:
+            is_written = self._write({**record, "blob": blob.as_dict()})
+        finally:
+            if not is_written:
+                self._snapshots.remove(blob)
+        return is_written
+
+    def _write(self, record: dict[str, Any]) -> bool:
         try:
             payload = make_payload(record)
         except TypeError as error:
@@ -198,7 +226,7 @@ class Recorder:
         """
         groups, too_large = group_by_size(values)
         if too_large:
-            notes = {key: self.spill(folder, key, values[key]) for key in too_large}
+            notes = {key: self._note(folder, key, values[key]) for key in too_large}
             groups += group_by_size(notes)[0]
         for group in groups:
             self.record(kind, wrap(group))
@@ -218,30 +246,21 @@ class Recorder:
         if tags:
             self.record_values("tags", tags, lambda part: {"set": part}, "tags")
         if config:
-            self.spill("config", "config", config)
+            self._note("config", "config", config)
 
-    def spill(self, folder: str, key: str, value: Any) -> str:
-        """Write a value that is too large for a record as an artifact; gives the note about it.
-
-        Raises:
-            SnapshotError: There is no room for it.
-        """
+    def _note(self, folder: str, key: str, value: Any) -> str:
+        """Write a value that is too large for a record as an artifact; gives what to say there."""
         name = safe_name(key)
         if name != key:
             # Other names may come to the same file name.
             name = f"{name}-{crc32(key.encode()):08x}"
         path = f"{folder}/{name}.json"
-        blob = self.snapshots.write(f"{name}.json", orjson.dumps(value))
-        self.record("artifact", {"path": path}, blob)
+        content = orjson.dumps(value)
+        try:
+            self.record_file(
+                "artifact", {"path": path}, lambda copies: copies.write(f"{name}.json", content)
+            )
+        except SnapshotError as error:
+            self._drops.add(error.cause, f"{path}: {error}", about=path)
+            return "too large for an event, and there was no room for a file"
         return f"too large for an event: see artifact {path}"
-
-    @property
-    def snapshots(self) -> Snapshots:
-        """Copies files.
-
-        Raises:
-            SnapshotError: There is no spool.
-        """
-        if self._snapshots is None:
-            raise SnapshotError(NO_SPOOL, "there is no spool to copy files to")
-        return self._snapshots

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,7 @@ from publishers.environment import Place
 from publishers.journal.rows import MetricRows
 from publishers.launch import ShipperWatch
 from publishers.recorder import Recorder
-from publishers.snapshot import BlobRecord, safe_name
+from publishers.snapshot import name_of, safe_name
 from publishers.values import plain, whole_number, wire_number
 
 __all__ = ["Run"]
@@ -162,9 +162,8 @@ class Run:
         """
 
         def write() -> None:
-            where = _artifact_path(name) if name else None
-            blob = self._copy(path, PurePosixPath(where).name if where else None)
-            self._recorder.record("artifact", {"path": where or blob.name}, blob)
+            where = _artifact_path(name) if name else name_of(path)
+            self._record_file("artifact", {"path": where}, path, where.rpartition("/")[2])
 
         self._recorder.attempt(f"artifact {path}", write)
 
@@ -192,7 +191,7 @@ class Run:
                 data["epoch"] = _checked(whole_number, "epoch", epoch)
             if fitness is not None:
                 data["fitness"] = _checked(wire_number, "fitness", fitness)
-            self._recorder.record("checkpoint", data, self._copy(path))
+            self._record_file("checkpoint", data, path)
 
         self._recorder.attempt(f"checkpoint {path}", write)
 
@@ -227,7 +226,7 @@ class Run:
                 data["metrics"] = self._recorder.take("metrics", metrics, wire_number)
             if registered_name is not None:
                 data["registered_name"] = registered_name
-            self._recorder.record("model", data, self._copy(path))
+            self._record_file("model", data, path)
 
         self._recorder.attempt(f"model {name}", write)
 
@@ -286,8 +285,14 @@ class Run:
         if self._watch is not None:
             self._watch.start(is_lead=self._place.is_lead)
 
-    def _copy(self, path: str | os.PathLike[str], name: str | None = None) -> BlobRecord:
-        return self._recorder.snapshots.copy(path, name)
+    def _record_file(
+        self,
+        kind: str,
+        data: dict[str, Any],
+        path: str | os.PathLike[str],
+        name: str | None = None,
+    ) -> None:
+        self._recorder.record_file(kind, data, lambda copies: copies.copy(path, name))
 
     def _log_media(
         self,
@@ -303,12 +308,12 @@ class Run:
             if step is not None:
                 data["step"] = _checked(whole_number, "step", step)
             file = make(value)
-            if isinstance(file.content, Path):
-                blob = self._copy(file.content)
+            content = file.content
+            if isinstance(content, Path):
+                self._record_file(kind, data, content)
             else:
-                name = safe_name(series) + file.suffix
-                blob = self._recorder.snapshots.write(name, file.content)
-            self._recorder.record(kind, data, blob)
+                name = safe_name(str(series)) + file.suffix
+                self._recorder.record_file(kind, data, lambda copies: copies.write(name, content))
 
         self._recorder.attempt(f"{kind} {title}/{series}", write)
 

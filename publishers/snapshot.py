@@ -22,7 +22,7 @@ from bus.errors import ConfigError, JournalError
 from publishers.journal.format import BLOBS_NAME
 from publishers.journal.writer import cause_of
 
-__all__ = ["BlobRecord", "SnapshotError", "Snapshots", "read_reserve", "safe_name"]
+__all__ = ["BlobRecord", "SnapshotError", "Snapshots", "name_of", "read_reserve", "safe_name"]
 
 _FICLONE = 0x40049409
 """Linux ioctl: share the blocks of a whole file."""
@@ -83,6 +83,12 @@ def safe_name(text: str) -> str:
     return name[-_MAX_NAME_CHARACTERS:].lstrip(".-") or "file"
 
 
+def name_of(path: str | os.PathLike[str]) -> str:
+    """The name of a file or folder, also where the path ends in ``..`` or is ``.``."""
+    given = Path(os.fsdecode(path))
+    return given.name if given.name not in {"", ".."} else given.resolve().name or "folder"
+
+
 class Snapshots:
     """The copies of one source. Any thread may use it."""
 
@@ -104,6 +110,7 @@ class Snapshots:
             disk_usage: As ``shutil.disk_usage``.
         """
         self._blobs = folder / BLOBS_NAME
+        self._spool = folder.parent.parent.resolve()
         self._warn = warn
         self._reserve_bytes = reserve_bytes
         self._disk_usage = disk_usage
@@ -124,8 +131,10 @@ class Snapshots:
             mode = source.stat().st_mode
         except OSError as error:
             raise _missing(source, error) from error
-        name = name or source.name or source.resolve().name or "folder"
+        name = name or name_of(source)
         if stat.S_ISDIR(mode):
+            if source.resolve().is_relative_to(self._spool):
+                raise SnapshotError("left_out", f"{source} is part of the spool")
             return self._write(name, lambda target: self._copy_folder(source, target), True)
         if not stat.S_ISREG(mode):
             raise SnapshotError("missing_file", f"{source} is neither a file nor a folder")
@@ -141,6 +150,10 @@ class Snapshots:
             return self._write(name, content)
         data = content
         return self._write(name, lambda target: _write_bytes(target, data))
+
+    def remove(self, blob: BlobRecord) -> None:
+        """Remove a copy that no record names."""
+        _remove(self._blobs.parent / blob.path)
 
     def _write(
         self, name: str, fill: Callable[[Path], None], is_folder: bool = False
@@ -187,6 +200,9 @@ class Snapshots:
         for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
             copy = target / entry.name
             if entry.is_dir(follow_symlinks=False):
+                if Path(entry.path).samefile(self._spool):
+                    self._warn("left_out", f"{entry.path} is left out: it is the spool itself")
+                    continue
                 self._copy_folder(Path(entry.path), copy)
             elif entry.is_file():
                 self._copy_file(Path(entry.path), copy)

@@ -222,7 +222,11 @@ def _open_journal(
 
 
 def _describe_process(place: Place, environ: Mapping[str, str]) -> dict[str, Any]:
-    git = read_git(Path.cwd())
+    try:
+        git = read_git(Path.cwd())
+    except OSError:
+        # The folder the program was started in has been removed.
+        git = None
     return {
         "rank": place.rank,
         "attempt": place.attempt,

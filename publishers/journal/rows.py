@@ -92,7 +92,13 @@ class MetricRows:
                     return
         except Exception:  # noqa: BLE001  # the slow path meets it again, and names it
             pass
-        self._log_slowly(metrics, step, rank_prefix)
+        try:
+            self._log_slowly(metrics, step, rank_prefix)
+        except EventError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the bus must never stop a training
+            reason = f"{type(error).__name__}: {error}"
+            self._drops.add("internal", f"a row is lost: {reason}", about=reason)
 
     def reset_after_fork(self) -> None:
         """Make the copy in a forked child usable: another thread may have held the lock."""

@@ -34,8 +34,8 @@ def table_prefix(payload: bytes) -> bytes:
 
 def join_rows(prefix: bytes, payloads: Sequence[bytes]) -> Rows:
     """Turn ``[3,1767225600.12,10,0.31]`` and its like into rows without the table's number."""
-    # Rows hold numbers and three strings: a bracket opens nothing but a row.
-    joined = b",".join(payloads).replace(prefix, b"[")
+    skipped = len(prefix)
+    joined = b"[" + b",[".join([payload[skipped:] for payload in payloads])
     return Rows(int(prefix[1:-1]), joined)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -263,7 +264,12 @@ def _run_of_rows(payloads: Sequence[bytes], at: int) -> tuple[bytes | None, int]
         prefix = table_prefix(payloads[at])
     except ValueError:
         return None, at + 1
-    end = at + 1
-    while end < len(payloads) and payloads[end].startswith(prefix):
-        end += 1
+    end, step = at + 1, 16
+    while end < len(payloads):
+        # In strides that grow: one table may go on for thousands of rows, or for one.
+        same = list(map(bytes.startswith, payloads[end : end + step], repeat(prefix)))
+        if not all(same):
+            return prefix, end + same.index(False)
+        end += len(same)
+        step *= 2
     return prefix, end
