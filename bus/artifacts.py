@@ -1,4 +1,4 @@
-"""The artifact store: bytes go to an fsspec URL, events carry only the reference (claim check).
+r"""The artifact store: bytes go to an fsspec URL, events carry only the reference: claim check.
 
 Every file is kept under its content, so that storing it again costs nothing and a name can never
 come to mean other bytes::
@@ -12,6 +12,7 @@ folder always gives the same manifest.
 What a folder keeps is files. Empty folders inside it are dropped, as object stores and trackers
 drop them. A symbolic link to a file is stored as the file; a link to a folder, a dangling link or a
 device is refused, because neither leaving it out nor following it is what the caller surely meant.
+An odd byte in a name that is not UTF-8 is written ``\xNN``.
 
 Where the file system can rename (local folders), a blob is written under a temporary name, synced
 and renamed. Object stores show an upload only once it is whole. So a killed upload never leaves a
@@ -116,7 +117,7 @@ class ArtifactStore:
         files = []
         for name in _files_below(path):
             blob = self.put_file(path / name)
-            files.append(ManifestFile(name, blob.size, blob.sha256, blob.url))
+            files.append(ManifestFile(_as_text(name), blob.size, blob.sha256, blob.url))
         raw = msgspec.json.encode(Manifest(files))
         sha256 = hashlib.sha256(raw).hexdigest()
         with _translated(path):
@@ -246,23 +247,26 @@ def _files_below(root: Path) -> list[str]:
             raise FileNotFoundError(f"no folder {root}")
         for folder, names, files in os.walk(root, onerror=_reraise):
             here = Path(folder)
-            for name in names + files:
-                _check_entry(here / name, is_folder=name in names)
+            for name in names:
+                _check_link(here / name)
+            for name in files:
+                _check_link(here / name)
+                if not (here / name).is_file():
+                    raise StoreError(f"{here / name} is neither a file nor a folder: leave it out")
             found += [(here / name).relative_to(root).as_posix() for name in files]
     return sorted(found)
 
 
-def _check_entry(path: Path, *, is_folder: bool) -> None:
+def _check_link(path: Path) -> None:
     if path.is_symlink() and not path.is_file():
         raise StoreError(
             f"{path} is a link to a folder or to nothing: copy what it means, or leave it out"
         )
-    try:
-        path.name.encode()
-    except UnicodeEncodeError as error:
-        raise StoreError(f"{os.fsencode(path)!r} has a name that is not UTF-8") from error
-    if not is_folder and not path.is_file():
-        raise StoreError(f"{path} is neither a file nor a folder: leave it out")
+
+
+def _as_text(name: str) -> str:
+    r"""A file name that is not UTF-8 as it can be written: its odd bytes as ``\xNN``."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
 def _reraise(error: OSError) -> None:

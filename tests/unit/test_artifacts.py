@@ -149,6 +149,16 @@ def test_a_link_to_a_file_is_stored_as_the_file(store: ArtifactStore, tmp_path: 
     assert not (target / "best.pt").is_symlink()
 
 
+def test_a_name_that_is_not_utf8_is_kept_as_far_as_it_can_be_written(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / os.fsdecode(b"a\xffb")).write_bytes(b"w")
+    stored = store.put_folder(tmp_path / "folder")
+    target = fetch(stored.url, as_blob(stored, is_folder=True), tmp_path / "out")
+    assert all_files(target) == {"a\\xffb": b"w"}
+
+
 @pytest.mark.parametrize("to", ["inner", "nowhere", "."])
 def test_a_link_to_a_folder_or_to_nothing_is_refused(
     store: ArtifactStore, tmp_path: Path, to: str
