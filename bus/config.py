@@ -134,4 +134,7 @@ class Settings:
 def _state_folder(environ: Mapping[str, str]) -> Path:
     """$XDG_STATE_HOME/trainbus, by default ~/.local/state/trainbus."""
     base = environ.get("XDG_STATE_HOME")
-    return Path(base if base else Path.home() / ".local" / "state") / "trainbus"
+    try:
+        return Path(base if base else Path.home() / ".local" / "state") / "trainbus"
+    except RuntimeError as error:
+        raise ConfigError("this user has no home folder: set TRAINBUS_HOME") from error

@@ -331,6 +331,21 @@ def test_a_disk_that_fails_never_reaches_the_training_and_is_reported_afterwards
     assert spool.data("tags") == [{"set": {"trainbus.dropped": "202"}}]
 
 
+def test_a_copy_whose_record_is_lost_takes_no_room(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = start_run("p")
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run._rows.journal, "_write", full)
+    (tmp_path / "a").write_bytes(b"1")
+    run.artifact(tmp_path / "a")
+    assert run.dropped == {"disk_full": 1}
+    assert list((spool.sources()[0] / "blobs").iterdir()) == []
+
+
 def test_the_end_waits_for_room_on_the_disk_as_long_as_finish_may(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

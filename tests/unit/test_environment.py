@@ -112,6 +112,12 @@ def test_the_batch_script_itself_is_one_process() -> None:
     assert (place.rank, place.ranks, place.run) == (0, 1, "new")
 
 
+@pytest.mark.parametrize("step", ["4294967290", "4294967291", "batch", ""])
+def test_a_step_that_is_none_is_one_process(step: str) -> None:
+    place = find_place({**SRUN, "SLURM_STEP_ID": step}, HINTS, project="p")
+    assert (place.rank, place.ranks) == (0, 1)
+
+
 def test_a_step_of_fewer_tasks_than_the_job_counts_its_own() -> None:
     environ = {**SRUN, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
     assert find_place(environ, HINTS, project="p").ranks == 2

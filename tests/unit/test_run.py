@@ -290,6 +290,7 @@ def test_no_odd_argument_reaches_the_training(spool: Spool, run: Run, call: Any)
     before = len(spool.records())
     call(run)
     assert sum(run.dropped.values()) == 1
+    assert list((spool.sources()[0] / "blobs").iterdir()) == []
     assert len(spool.records()) == before
     run.log({"a": 1.0}, step=5)
     assert spool.points() == [(5, {"a": 1.0})]
@@ -305,44 +306,6 @@ def test_strict_raises_for_odd_values(spool: Spool) -> None:
         run.image("t", "s", object())
     with pytest.raises(EventError, match="phase"):
         run.phase("sleep", "started")
-
-
-def test_many_params_are_spread_over_records_that_fit(spool: Spool, run: Run) -> None:
-    params = {f"p{number}": "x" * 1000 for number in range(1000)}
-    run.params(params)
-    found: dict[str, str] = {}
-    for record in spool.records("params"):
-        assert len(orjson.dumps(record)) < 210 * 1024
-        found.update(record["data"]["params"])
-    assert found == params
-
-
-def test_a_value_too_large_for_an_event_becomes_an_artifact(spool: Spool, run: Run) -> None:
-    large = ["x" * 1000] * 300
-    run.params({"small": 1, "a/b": large})
-    (artifact,) = spool.records("artifact")
-    path = artifact["data"]["path"]
-    assert path.startswith("params/General/a-b-")
-    assert orjson.loads(spool.blob(artifact).read_bytes()) == large
-    merged = {}
-    for record in spool.records("params"):
-        merged.update(record["data"]["params"])
-    assert merged == {"small": 1, "a/b": f"too large for an event: see artifact {path}"}
-
-
-def test_run_started_is_written_however_much_there_is_to_say(spool: Spool) -> None:
-    config = {f"c{number}": "x" * 1000 for number in range(500)}
-    tags = {f"t{number}": "x" * 1000 for number in range(500)}
-    start_run("p", config=config, tags=tags)
-    (started,) = spool.data("run_started")
-    assert started["tags"] == {}
-    found: dict[str, str] = {}
-    for data in spool.data("tags"):
-        found.update(data["set"])
-    assert found == tags
-    (artifact,) = spool.records("artifact")
-    assert artifact["data"]["path"] == "config/config.json"
-    assert orjson.loads(spool.blob(artifact).read_bytes()) == config
 
 
 def test_training_goes_on_where_the_spool_cannot_be_made(
@@ -387,3 +350,15 @@ def test_starting_a_run_is_fast(spool: Spool) -> None:
     start = time.perf_counter()
     start_run("p")
     assert time.perf_counter() - start < 0.25
+
+
+def test_a_run_starts_in_a_folder_that_was_removed(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    start_run("p")
+    assert spool.data("run_started")[0]["git"] is None
+    monkeypatch.undo()

@@ -40,7 +40,7 @@ class World:
         self.is_running = False
         self.is_child_alive = False
         self.spawned = 0
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.drops = Drops()
         self.watch = ShipperWatch(
             lambda: self.is_running, self.spawn, self.drops, clock=lambda: self.now
@@ -112,10 +112,11 @@ def test_one_that_lasted_is_replaced_at_once(world: World) -> None:
     assert world.spawned == spawned + 1
 
 
+@pytest.mark.parametrize("error", [OSError("no more processes"), ValueError("no more processes")])
 def test_a_failure_to_start_is_warned_about_once(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.error = OSError("no more processes")
+    world.error = error
     for _ in range(100):
         world.watch.check()
         world.now += 2.0
@@ -150,6 +151,18 @@ def test_the_watch_looks_again_after_every_pause() -> None:
     wait_until(lambda: len(looked) > 3)
     assert looked == [2.0] * 4
     assert world.spawned == 1
+
+
+def test_where_no_thread_can_be_had_the_run_starts_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    world.watch.start()
+    assert world.spawned == 1
+    assert "not watched over: can't start new thread" in caplog.text
 
 
 def test_the_lock_of_another_process_is_seen_and_not_disturbed(tmp_path: Path) -> None:

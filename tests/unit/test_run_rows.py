@@ -213,6 +213,19 @@ def test_a_program_that_never_repeats_a_key_set_does_not_fill_the_memory(
     assert len(memory.tables) == 10_050
 
 
+def test_a_dict_that_changes_under_the_call_is_counted(
+    rows: MetricRows, drops: Drops, memory: Memory
+) -> None:
+    class Changing(dict[str, float]):
+        def items(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    rows.log(Changing(a=1.0))
+    rows.log({"a": 1.0}, 5)
+    assert drops.counts() == {"internal": 1}
+    assert memory.points() == [(5, {"a": 1.0})]
+
+
 def test_a_mapping_that_is_no_dict_is_taken(rows: MetricRows, memory: Memory) -> None:
     class Odd(Mapping[str, float]):
         def __getitem__(self, key: str) -> float:

@@ -33,7 +33,7 @@ class Spool:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    return Spool(tmp_path / "source")
+    return Spool(tmp_path / "spool" / "sources" / "0-1")
 
 
 def no(*arguments: object) -> int:
@@ -104,6 +104,33 @@ def test_links_to_files_are_followed_and_links_to_folders_are_named(
     assert not (copy / "weights").is_symlink()
     assert (copy / "weights").read_bytes() == b"weights"
     assert len(spool.warnings) == 3
+
+
+def test_a_folder_that_holds_the_spool_is_copied_without_it(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    copy = spool.folder / spool.snapshots.copy(tmp_path).path
+    assert [path.name for path in copy.iterdir()] == ["a"]
+    assert "it is the spool itself" in spool.warnings[0]
+    with pytest.raises(SnapshotError, match="part of the spool"):
+        spool.snapshots.copy(spool.folder)
+
+
+def test_a_folder_without_a_name_gets_one(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    (folder / "below").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert spool.snapshots.copy(".").name == "here"
+    assert spool.snapshots.copy("below/..").name == "here"
+    assert spool.snapshots.copy("/proc/self/status").name == "status"
+
+
+def test_a_copy_can_be_removed(spool: Spool, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    spool.snapshots.remove(spool.snapshots.copy(tmp_path / "a"))
+    spool.snapshots.remove(spool.snapshots.copy(tmp_path))
+    assert spool.names() == []
 
 
 def test_a_missing_file_is_named(spool: Spool, tmp_path: Path) -> None:
