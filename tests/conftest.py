@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
     "tests.fixtures.spool",
+    "tests.fixtures.trainers",
 ]
