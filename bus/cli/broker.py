@@ -38,7 +38,9 @@ def broker(
     )
     is_asked_to_stop = threading.Event()
     for number in _SIGNALS:
-        signal.signal(number, lambda *_: is_asked_to_stop.set())
+        # Under nohup a hangup is ignored, and stays so.
+        if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN):
+            signal.signal(number, lambda *_: is_asked_to_stop.set())
     with server:
         say(
             f"{server.engine} listens on {server.address} (pid {server.pid}), log {server.log_file}"

@@ -169,15 +169,7 @@ class _Play:
         while True:
             self._check()
             self._show()
-            done = subprocess.run(
-                command,
-                env=self._worker_environ,
-                cwd=self._stage.folder,
-                capture_output=True,
-                timeout=_RECEIPT_SECONDS,
-                start_new_session=True,
-                check=False,
-            )
+            done = self._ask(command)
             is_last = time.monotonic() > deadline
             if done.stdout:
                 receipt: dict[str, Any] = orjson.loads(done.stdout)
@@ -186,6 +178,22 @@ class _Play:
             elif is_last:
                 raise TrainbusError(f"no receipt: {done.stderr.decode(errors='replace').strip()}")
             time.sleep(_POLL_SECONDS)
+
+    def _ask(self, command: list[str]) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(
+                command,
+                env=self._worker_environ,
+                cwd=self._stage.folder,
+                capture_output=True,
+                timeout=_RECEIPT_SECONDS,
+                start_new_session=True,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TrainbusError(
+                f"no receipt: trainbus verify takes over {_RECEIPT_SECONDS:.0f} s"
+            ) from error
 
 
 def count_points(database: Path) -> int:
@@ -205,7 +213,11 @@ def _interrupted_by_signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        # Under nohup a hangup is ignored, and stays so.
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):
+            signal.signal(number, interrupt)
     try:
         yield
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
 import pytest
@@ -16,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from bus.broker import EmbeddedBroker
 from bus.broker.probe import answers_mqtt
 from bus.errors import BrokerError, ConfigError
+from tests.fixtures.missing import missing
 from tests.fixtures.processes import Processes, wait_until
 
 TOPIC = "trainbus/v1/events/07/digits/r1/metrics"
@@ -153,6 +155,18 @@ def test_a_port_in_use_is_named(mosquitto: EmbeddedBroker, tmp_path: Path) -> No
         EmbeddedBroker(tmp_path / "second", "mosquitto", port).start()
 
 
+@pytest.mark.parametrize("engine", ["mosquitto", "nats"])
+def test_a_folder_with_blanks_in_its_name_is_fine(
+    engine: Literal["mosquitto", "nats"], tmp_path: Path
+) -> None:
+    try:
+        server = EmbeddedBroker(tmp_path / "a folder 'of mine'", engine)
+    except ConfigError as error:
+        missing(engine, str(error))
+    with server as broker:
+        leave_messages(broker, 3)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"broker folder .*file/sub"):
@@ -177,6 +191,20 @@ def test_the_command_runs_in_the_foreground_until_sigterm(
     assert answers_mqtt("127.0.0.1", port)
     assert command.stop() == 0
     assert not answers_mqtt("127.0.0.1", port)
+
+
+def test_the_command_outlives_its_terminal_under_nohup(
+    processes: Processes, tmp_path: Path
+) -> None:
+    program = str(Path(sys.executable).with_name("trainbus"))
+    command = processes.start(
+        ["nohup", program, "broker", "--port", "0", "--folder", str(tmp_path / "own")]
+    )
+    wait_until(lambda: "mqtt://127.0.0.1:" in command.stderr, what="the address")
+    status = Path(f"/proc/{command.pid}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    assert ignored & 1 << (signal.SIGHUP - 1)
+    assert command.stop() == 0
 
 
 def test_the_command_ends_with_an_error_when_the_broker_dies(
