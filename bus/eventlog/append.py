@@ -111,7 +111,7 @@ def append(connection: Connection, records: Sequence[LogRecord], now: float) -> 
         plan = make_plan(group, state.stored, state.lost)
         duplicates += plan.repeated + len(plan.known)
         conflicts = plan.conflicts + _conflicts(connection, row.source_key, plan.known)
-        result.conflicts.extend((source, number) for number in conflicts)
+        result.conflicts.extend((source, number) for number in dict.fromkeys(conflicts))
         if plan.fresh:
             inserts.extend(_event_values(row.source_key, record) for record in plan.fresh)
             state = _with_ids(state, plan.fresh, now)

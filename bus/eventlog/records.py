@@ -85,7 +85,8 @@ class AppendResult:
     Attributes:
         states: Every source that was touched, by its name, also if by duplicates alone.
         duplicates: Records that were in the log already, conflicting ones included.
-        conflicts: (source, id) of duplicates whose bytes differ; the first stays in the log.
+        conflicts: (source, id) of duplicates whose bytes differ, each once; the first stays in
+            the log.
     """
 
     states: dict[str, SourceState]

@@ -48,12 +48,13 @@ class EventLogMachine(RuleBasedStateMachine):
     @rule(batch=batches, step=st.integers(-3, 5))
     def append(self, batch: list[tuple[str, int, bytes]], step: int) -> None:
         self.clock += step
-        duplicates, conflicts = 0, []
+        duplicates = 0
+        conflicts: set[tuple[str, int]] = set()
         for source, number, raw in batch:
             if (source, number) in self.rows:
                 duplicates += 1
                 if self.rows[source, number] != raw:
-                    conflicts.append((source, number))
+                    conflicts.add((source, number))
                 continue
             self.rows[source, number] = raw
             self.lost.get(source, set()).discard(number)
@@ -64,7 +65,7 @@ class EventLogMachine(RuleBasedStateMachine):
         ]
         result = self.log.append(records, self.clock)
         assert result.duplicates == duplicates
-        assert sorted(result.conflicts) == sorted(conflicts)
+        assert sorted(result.conflicts) == sorted(conflicts), "each conflict is named once"
         assert set(result.states) == {source for source, _, _ in batch}
         for source, state in result.states.items():
             assert state.stored == ranges(self.stored(source))
