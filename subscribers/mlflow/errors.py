@@ -5,8 +5,8 @@ refused connection as well as a 503, is an ``MlflowException`` with INTERNAL_ERR
 JSON body keeps its ``error_code``; another body gives the code of its status. In process, the
 database's OperationalError ("database is locked", a lost connection) is TEMPORARILY_UNAVAILABLE,
 its other errors BAD_REQUEST, and a bug INTERNAL_ERROR with its cause. Artifact uploads raise
-``requests.HTTPError``. With retries switched off the client drops the answer to a 429, so that its
-Retry-After is known for uploads only.
+``requests.HTTPError`` for what the client does not count as passing. With retries switched off the
+client drops the answer to a 429 or 503, and its Retry-After with it.
 
 | what                                          | becomes                                    |
 |-----------------------------------------------|--------------------------------------------|
