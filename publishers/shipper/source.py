@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +18,16 @@ from publishers.journal.format import (
     BLOBS_NAME,
     CUTS_NAME,
     LOCK_NAME,
-    SegmentHeader,
-    check_line,
     make_line,
-    parse_header,
-    segment_name,
-    segment_number,
 )
-from publishers.journal.reader import Block, Line, SegmentReader
+from publishers.journal.reader import Block, SegmentReader
 from publishers.shipper.cuts import Cut, CutsFile
 from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent
+from publishers.shipper.segments import SegmentFiles
 
 __all__ = ["Commit", "JournalSource", "is_abandoned"]
 
 READ_BYTES = 1024 * 1024
-_HEADER_BYTES = 64 * 1024
-_RECORDS = re.compile(rb"^[0-9a-f]{8} (\{.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +64,9 @@ class JournalSource:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.planned: list[PlannedEvent] = []
-        self._fds: dict[int, int] = {}
-        segments = self._segments()
-        self.header = self._read_header(segments)
+        self._segments = SegmentFiles(folder)
+        segments = self._segments.numbers()
+        self.header = self._segments.header()
         self.name = Source.parse(self.header.source)
         self._cuts_file = CutsFile(folder / CUTS_NAME)
         cuts = self._cuts_file.read()
@@ -149,7 +140,7 @@ class JournalSource:
         # What is sent must not be forgotten by a power loss: its id would get other bytes.
         dirty = {event.cut.segment for event in self.planned} & self._dirty
         self._dirty -= dirty
-        return Commit(list(self.planned), [self._fd(s) for s in dirty], self._cuts_file)
+        return Commit(list(self.planned), [self._segments.fd(s) for s in dirty], self._cuts_file)
 
     def end_commit(self, commit: Commit) -> list[tuple[int, int]]:
         """The commit is on disk: the events (id, bytes) that may be sent now."""
@@ -171,8 +162,7 @@ class JournalSource:
         raw = self._raws.get(number)
         if raw is None:
             self._learn_keys(cut.segment)
-            reader = SegmentReader(cut.start)
-            block = reader.take(os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start))
+            block = self._segments.stretch(cut.segment, cut.start, cut.end)
             raw = self._cutter.rebuild(cut, block)
         return _kind_of(raw), raw
 
@@ -189,10 +179,11 @@ class JournalSource:
         needed += [event.cut.segment for event in self.planned]
         oldest = self._cutter.oldest_segment
         needed.append(self._segment if oldest is None else oldest)
-        for segment in self._segments():
+        for segment in self._segments.numbers():
             if segment < min(needed):
-                self._close(segment)
-                (self.folder / segment_name(segment)).unlink(missing_ok=True)
+                self._dirty.discard(segment)
+                self._segments.close(segment)
+                self._segments.path(segment).unlink(missing_ok=True)
 
     def give_up(self, number: int) -> None:
         """The event cannot be made again."""
@@ -239,10 +230,9 @@ class JournalSource:
         if self.unread_bytes > self._reader.pending:
             return False
         self._is_ended = True
-        segment = self._segments()[-1]
-        path = self.folder / segment_name(segment)
-        size = path.stat().st_size
-        torn = size > 0 and os.pread(self._fd(segment), 1, size - 1) != b"\n"
+        segment = self._segments.numbers()[-1]
+        path = self._segments.path(segment)
+        torn = self._segments.has_torn_end(segment)
         record = {
             "kind": "run_finished",
             # When it was left: this may be days later.
@@ -262,10 +252,9 @@ class JournalSource:
     def unread_bytes(self) -> int:
         """Journal bytes that were not read yet, or are no whole line yet."""
         total = -self._reader.offset
-        for segment in self._segments():
+        for segment in self._segments.numbers():
             if segment >= self._segment:
-                with contextlib.suppress(FileNotFoundError):
-                    total += (self.folder / segment_name(segment)).stat().st_size
+                total += self._segments.size(segment)
         return max(total, 0)
 
     def remove(self) -> None:
@@ -278,8 +267,7 @@ class JournalSource:
 
     def close(self) -> None:
         """Close all files."""
-        for segment in list(self._fds):
-            self._close(segment)
+        self._segments.close_all()
         self._cuts_file.close()
 
     def _resume(self, segments: list[int], cuts: list[Cut]) -> None:
@@ -292,7 +280,7 @@ class JournalSource:
         self._reader = SegmentReader(offset)
         starts = {(cut.segment, cut.start) for cut in cuts}
         for segment in [s for s in segments if s <= self._segment] if cuts else []:
-            for line in self._records(segment):
+            for line in self._segments.records(segment):
                 is_before = segment < self._segment or line.offset < offset
                 is_cut = (segment, line.offset) in starts
                 if is_before and not is_cut:
@@ -300,30 +288,15 @@ class JournalSource:
                     self.planned += self._cutter.feed(segment, block, 0.0)
             self._known_keys.add(segment)
 
-    def _records(self, segment: int) -> Iterator[Line]:
-        """The sound lines of a segment that are no rows."""
-        data = (self.folder / segment_name(segment)).read_bytes()
-        for match in _RECORDS.finditer(data):
-            if check_line(match[0]) is not None:
-                yield Line(match.start(), match.end() + 1, match[1])
-
     def _learn_keys(self, segment: int) -> None:
         if segment not in self._known_keys:
             self._known_keys.add(segment)
-            for line in self._records(segment):
+            for line in self._segments.records(segment):
                 if line.payload is not None and line.payload.startswith(b'{"table":'):
                     self._cutter.learn(line.payload)
 
-    def _read_header(self, segments: list[int]) -> SegmentHeader:
-        for segment in segments:
-            first = os.pread(self._fd(segment), _HEADER_BYTES, 0).partition(b"\n")[0]
-            payload = check_line(first)
-            if payload is not None:
-                return parse_header(payload)
-        raise JournalError(f"{self.folder}: no segment has a header that can be read")
-
     def _read(self) -> tuple[Block, int]:
-        chunk = os.pread(self._fd(self._segment), READ_BYTES, self._reader.position)
+        chunk = os.pread(self._segments.fd(self._segment), READ_BYTES, self._reader.position)
         if not chunk:
             return Block([], [], []), 0
         self._dirty.add(self._segment)
@@ -332,10 +305,10 @@ class JournalSource:
     def _advance(self) -> bool:
         """Go to the next segment if there is one: then this one is complete."""
         following = self._segment + 1
-        if not (self.folder / segment_name(following)).exists():
+        if not self._segments.path(following).exists():
             return False
         # Written between our last read and the beginning of the next segment.
-        chunk = os.pread(self._fd(self._segment), READ_BYTES, self._reader.position)
+        chunk = os.pread(self._segments.fd(self._segment), READ_BYTES, self._reader.position)
         if chunk:
             return True
         if self._reader.finish() is not None:
@@ -344,34 +317,10 @@ class JournalSource:
         self._reader = SegmentReader()
         return True
 
-    def _segments(self) -> list[int]:
-        found = sorted(
-            number
-            for path in self.folder.iterdir()
-            if (number := segment_number(path.name)) is not None
-        )
-        if not found:
-            raise JournalError(f"{self.folder}: no segment yet")
-        return found
-
-    def _fd(self, segment: int) -> int:
-        fd = self._fds.get(segment)
-        if fd is None:
-            flags = os.O_RDONLY | os.O_CLOEXEC
-            fd = self._fds[segment] = os.open(self.folder / segment_name(segment), flags)
-        return fd
-
-    def _close(self, segment: int) -> None:
-        fd = self._fds.pop(segment, None)
-        if fd is not None:
-            os.close(fd)
-        self._dirty.discard(segment)
-
     def _drop_snapshot(self, cut: Cut) -> None:
         """The bytes are in the store and the cut names them: the snapshot has done its duty."""
-        line = os.pread(self._fd(cut.segment), cut.end - cut.start, cut.start)
-        payload = check_line(line.rstrip(b"\n"))
-        if payload is None:
+        (payload, *_) = self._segments.stretch(cut.segment, cut.start, cut.end).payloads or [b""]
+        if not payload:
             return
         record = orjson.loads(payload)
         path = self.blob_path(PendingBlob(cut.segment, cut.start, cut.end, record))
