@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from bus.errors import ConfigError
 from bus.group.membership import HEARTBEAT_SECONDS
 from bus.sinks import sink_names
 from bus.topics import SLOTS
-from subscribers.worker.main import DEFAULT_SHARDS, LOG_GROUP, WorkerOptions, run_worker
+from subscribers.worker.options import DEFAULT_SHARDS, LOG_GROUP, WorkerOptions
 
 __all__ = ["worker"]
 
@@ -53,9 +54,17 @@ def worker(
         raise ConfigError(f"--heartbeat {heartbeat}: must be above 0")
     options = WorkerOptions(sink, shards, backfill, not no_log, heartbeat)
     asyncio.run(_run(options, Settings.from_environment()))
+    # A call into a tracker that hangs keeps its thread, and a thread keeps the process. All that is
+    # ours is finished and acknowledged by now; the rest comes again.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 async def _run(options: WorkerOptions, settings: Settings) -> None:
+    # Here, not above: --help of all commands is not to wait for the database library.
+    from subscribers.worker.main import run_worker
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -57,7 +57,6 @@ class SinkConsumer:
         dead_letters: DeadLetterKeeper,
         since: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.stats = WriterStats()
         self._sink = sink
@@ -66,7 +65,6 @@ class SinkConsumer:
         self._log = log
         self._dead_letters = dead_letters
         self._clock = clock
-        self._wall_clock = wall_clock
         self._pumps: dict[tuple[str, str], RunPump] = {}
         self._owned: set[int] = set()
         self._since = max(since - MARGIN_SECONDS, 0.0)
@@ -128,6 +126,8 @@ class SinkConsumer:
     async def release(self, shards: frozenset[int]) -> None:
         """Finish the writes in hand of these shards and forget their runs."""
         self._owned -= shards
+        # Should they come back, what was seen here may not have been written.
+        self._seen.clear()
         leaving = [key for key in self._pumps if self._shard(key[1]) in shards]
         pumps = [self._pumps.pop(key) for key in leaving]
         await asyncio.gather(*(pump.stop(STOP_SECONDS) for pump in pumps))
@@ -203,7 +203,6 @@ class SinkConsumer:
         """Find runs of our shards that the log has more of than the sink."""
         if self._log is None or not self._owned:
             return
-        began = self._wall_clock()
         try:
             states = await self._log.changed_since(self._look_from)
         except LogError as error:
@@ -214,7 +213,9 @@ class SinkConsumer:
                 pump = self._pump(RunRef(state.project, state.run, state.run_name))
                 pump.feed.stored(state.source, state.stored, state.lost)
                 pump.wake()
-        self._look_from = max(began - MARGIN_SECONDS, self._since)
+        # From what the log's writers say, not from our own clock, which may be another's.
+        newest = max((state.changed_at for state in states), default=0.0)
+        self._look_from = max(self._look_from, newest - MARGIN_SECONDS)
 
     def _is_news(self, state: SourceState) -> bool:
         """Whether the source has changed since it was looked at; remembers the last ones."""

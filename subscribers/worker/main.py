@@ -9,46 +9,24 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from bus.config import Settings
 from bus.errors import ConfigError, LogError
 from bus.eventlog.aio import AsyncEventLog
 from bus.group.host import Consumer, GroupHost
-from bus.group.membership import HEARTBEAT_SECONDS
 from bus.retry import Backoff, RetryPolicy
 from bus.sinks import load_sink
 from bus.topics import Topics
 from subscribers.log.consumer import LogConsumer
 from subscribers.worker.consumer import SinkConsumer
 from subscribers.worker.letters import DeadLetters
+from subscribers.worker.options import LOG_GROUP, WorkerOptions
 
-__all__ = ["DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions", "run_worker"]
+__all__ = ["run_worker"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SHARDS = 8
-LOG_GROUP = "log"
 _OPEN_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """How a worker is started.
-
-    Attributes:
-        sink: Name of the sink, or "log".
-        shards: Shards of its group; the same for all members.
-        is_backfill: Catch up on runs from before the group existed.
-        has_log: Use the event log; without it a worker holds messages instead of catching up.
-        heartbeat_seconds: Between two heartbeats; the same for all members.
-    """
-
-    sink: str
-    shards: int = DEFAULT_SHARDS
-    is_backfill: bool = False
-    has_log: bool = True
-    heartbeat_seconds: float = HEARTBEAT_SECONDS
 
 
 async def run_worker(

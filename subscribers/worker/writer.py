@@ -15,9 +15,10 @@ from typing import Protocol, TypeVar
 
 from tenacity import RetryCallState
 
-from bus.errors import EventError, LogError, PermanentSinkError, RetryableSinkError, SinkError
+from bus.errors import EventError, LogError, PermanentSinkError, RetryableSinkError
 from bus.events import Event, decode
 from bus.feed import Item
+from bus.kinds import RunStarted
 from bus.retry import SINK_RETRY, RetryPolicy
 from bus.sinks import Marks, RunRef, Sink
 
@@ -71,6 +72,7 @@ class BatchWriter:
     clock: Callable[[], float] = time.monotonic
     retrying_since: float | None = field(default=None, init=False)
     _attempts: int = field(default=0, init=False)
+    _elsewhere: set[str] = field(default_factory=set, init=False)
 
     async def open(self) -> Marks:
         """Open the run in the sink and read its marks.
@@ -85,17 +87,33 @@ class BatchWriter:
         pairs: list[tuple[Item, Event]] = []
         dead_before = self.stats.dead
         for item in items:
-            if item.kind not in self.sink.kinds:
+            if item.kind not in self.sink.kinds or item.source in self._elsewhere:
                 self.stats.not_applicable += 1
                 marks.add_applied(item.source, item.number)
                 continue
             try:
-                pairs.append((item, decode(item.raw)))
+                event = decode(item.raw)
             except EventError as error:
                 await self.give_up(item, error, marks)
+                continue
+            if self._is_elsewhere(event):
+                self.stats.not_applicable += 1
+                marks.add_applied(item.source, item.number)
+            else:
+                pairs.append((item, event))
         await self._write(pairs, marks)
         if self.stats.dead != dead_before:
             await self._insist(lambda: self.sink.write(self.run, [], marks))
+
+    def _is_elsewhere(self, event: Event) -> bool:
+        """The run was started for other sinks; that is the first event of each source.
+
+        No mark is written for it, so that a worker that starts again begins there again.
+        """
+        chosen = event.data.sinks if isinstance(event.data, RunStarted) else None
+        if chosen is not None and self.sink.name not in chosen:
+            self._elsewhere.add(event.source)
+        return event.source in self._elsewhere
 
     async def give_up(self, item: Item, error: Exception, marks: Marks) -> None:
         """Make a dead letter of an event, and note that in the marks once it is kept."""
@@ -144,9 +162,9 @@ class BatchWriter:
             nonlocal unknown
             try:
                 return await call()
-            except SinkError:
+            except (RetryableSinkError, PermanentSinkError):
                 raise
-            except Exception as error:
+            except Exception as error:  # a plain SinkError too: the sink itself does not know
                 unknown += 1
                 text = f"{type(error).__name__}: {error}"
                 if unknown >= UNKNOWN_ERROR_ATTEMPTS:

@@ -1,0 +1,31 @@
+"""How a worker is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bus.group.membership import HEARTBEAT_SECONDS
+
+__all__ = ["DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions"]
+
+DEFAULT_SHARDS = 8
+LOG_GROUP = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker is started.
+
+    Attributes:
+        sink: Name of the sink, or "log".
+        shards: Shards of its group; the same for all members.
+        is_backfill: Catch up on runs from before the group existed.
+        has_log: Use the event log; without it a worker holds messages instead of catching up.
+        heartbeat_seconds: Between two heartbeats; the same for all members.
+    """
+
+    sink: str
+    shards: int = DEFAULT_SHARDS
+    is_backfill: bool = False
+    has_log: bool = True
+    heartbeat_seconds: float = HEARTBEAT_SECONDS
