@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import sys
@@ -232,10 +233,18 @@ def _describe_process(place: Place, environ: Mapping[str, str]) -> dict[str, Any
         "attempt": place.attempt,
         "world": {"nodes": place.nodes, "ranks": place.ranks},
         "host": socket.gethostname(),
-        "user": environ.get("USER") or environ.get("LOGNAME") or "",
+        "user": environ.get("USER") or environ.get("LOGNAME") or _account(),
         "program": plain(sys.argv[0]) if sys.argv else "",
         "git": msgspec.to_builtins(git),
     }
+
+
+def _account() -> str:
+    """The name of the account this runs as; services and containers set no variable for it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return ""
 
 
 def _check_texts(**texts: object) -> None:
