@@ -7,8 +7,10 @@ whoever watches; one that has not leaves the keeping to the log group.
 from __future__ import annotations
 
 import base64
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from bus.errors import EventError
 from bus.eventlog.records import DeadLetter
@@ -19,10 +21,10 @@ __all__ = ["decode_letter", "encode_letter"]
 
 class _Message(msgspec.Struct, omit_defaults=True):
     source: str
-    id: int
+    id: Annotated[int, Meta(ge=0, lt=10**18)]
     reason: str
     error: str
-    attempts: int
+    attempts: Annotated[int, Meta(ge=0, lt=2**31)]
     time: float
     event: str
     """The exact bytes of the event, base64: they need not be text."""
@@ -57,7 +59,7 @@ def decode_letter(topics: Topics, topic: str, payload: bytes) -> DeadLetter:
         message = _decoder.decode(payload)
         raw = base64.b64decode(message.event, validate=True)
         group, project, run = levels
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise EventError("dead", str(error)) from error
     return DeadLetter(
         group=group,

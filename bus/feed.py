@@ -126,12 +126,20 @@ class RunFeed:
             done.extend(_delivery(item))
         return done
 
-    def put_back(self, items: Iterable[Item]) -> None:
-        """The batch broke off: what of it is not applied is waiting again."""
+    def put_back(self, items: Iterable[Item]) -> list[Delivery]:
+        """The batch broke off: what of it is not applied is waiting again.
+
+        Returns:
+            What to acknowledge: the sink has a part of the batch.
+        """
+        done: list[Delivery] = []
         for item in items:
             self._in_hand.pop((item.source, item.number), None)
-            if not self.marks.is_applied(item.source, item.number):
+            if self.marks.is_applied(item.source, item.number):
+                done.extend(_delivery(item))
+            else:
                 self._source(item.source).pending[item.number] = item
+        return done
 
     def wanted(self, now: float) -> list[tuple[str, int, int]]:
         """The ranges (source, first, last) to read from the event log now."""
@@ -211,10 +219,18 @@ class RunFeed:
         return ranges.contiguous + 1 if ranges else 1
 
     def _skip_lost(self, source: str, feed: _SourceFeed) -> None:
-        """Count lost ids as applied where they stand next: nothing will ever come there."""
+        """Count lost ids as applied where they stand next: nothing will ever come there.
+
+        But for those that came after all, on the bus, before the loss was noticed.
+        """
         for first, last in feed.lost:
-            if first <= self._next(source) <= last:
-                self.marks.applied.setdefault(source, IdRanges()).add(first, last)
+            number = self._next(source)
+            if first <= number <= last:
+                here = [n for n in feed.pending if n >= number]
+                here += [n for name, n in self._in_hand if name == source and n >= number]
+                last = min(last, min(here, default=last + 1) - 1)
+                if number <= last:
+                    self.marks.applied.setdefault(source, IdRanges()).add(number, last)
 
     def _missing_until(self, feed: _SourceFeed, first: int, now: float) -> int:
         last = feed.let_go_top

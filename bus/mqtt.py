@@ -30,6 +30,8 @@ from bus.errors import BrokerError
 
 __all__ = ["Delivery", "Link", "Will", "open_link"]
 
+logger = logging.getLogger(__name__)
+
 # Lost links are reported by those who hold them, once; paho would add an error for each.
 _silent = logging.getLogger("bus.mqtt.paho")
 _silent.addHandler(logging.NullHandler())
@@ -105,15 +107,22 @@ class Link:
         self._is_lost.set()
 
     def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
-        delivery = Delivery(message.topic, bytes(message.payload), message.mid, self)
-        self._on_delivery(delivery)
+        try:
+            delivery = Delivery(message.topic, bytes(message.payload), message.mid, self)
+            self._on_delivery(delivery)
+        except Exception:  # it would cost the link, and the message comes again on the next
+            logger.exception("a message was not taken and stays with the broker")
 
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason: Any = None, properties: Any = None
     ) -> None:
         on_ack = self._pending.pop(mid, None)
-        if on_ack is not None:
+        if on_ack is None or self.is_lost:
+            return
+        try:
             on_ack()
+        except Exception:  # it would cost the link
+            logger.exception("an acknowledgement of the broker was not taken")
 
     @property
     def is_lost(self) -> bool:
@@ -211,7 +220,8 @@ async def open_link(
         client_id: The broker lets one connection own it and closes the previous one.
         is_clean: False keeps the session, its subscriptions and its queue in the broker.
         will: Published by the broker when the link breaks.
-        on_delivery: Called on the event loop for each message. It must not block or raise.
+        on_delivery: Called on the event loop for each message. It must not block. A message for
+            which it raises is not acknowledged.
         keepalive_seconds: A peer silent for longer is taken for lost.
 
     Raises:
@@ -244,14 +254,24 @@ async def open_link(
 
 
 async def _connect(client: aiomqtt.Client, address: BrokerAddress) -> None:
+    entering = asyncio.ensure_future(client.__aenter__())
     try:
-        await client.__aenter__()
+        await asyncio.shield(entering)
     except (aiomqtt.MqttError, OSError, ValueError) as error:
         client._client._sock_close()
         _refuse(address, error)
     except asyncio.CancelledError:
         client._client._sock_close()
+        # A thread may be connecting, and cannot be stopped: without this the connection would
+        # stand later, own the session and belong to nobody.
+        entering.add_done_callback(lambda done: _abandon(client, done))
         raise
+
+
+def _abandon(client: aiomqtt.Client, entered: asyncio.Future[Any]) -> None:
+    if not entered.cancelled():
+        entered.exception()  # else asyncio reports it as never retrieved
+    client._client._sock_close()
 
 
 def _refuse(address: BrokerAddress, error: Exception) -> NoReturn:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from bus.errors import EventError
 
 __all__ = ["NodeHeartbeat", "decode_node", "encode_node"]
+
+_Id = Annotated[int, Meta(ge=1, lt=10**18)]
 
 
 class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,7 +26,7 @@ class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
 
     node: str
     spool: str
-    sources: dict[str, int] = {}
+    sources: dict[str, _Id] = {}
     waiting: int = 0
     backlog_bytes: int = 0
     has_left: bool = False
@@ -43,5 +48,5 @@ def decode_node(payload: bytes) -> NodeHeartbeat:
     """
     try:
         return _decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError("node", str(error)) from error

@@ -8,6 +8,7 @@ the pause the other side asked for.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -46,13 +47,15 @@ class RetryPolicy:
 
         Args:
             attempt: Number of the attempt that failed, from 1.
-            asked_seconds: The pause the other side asked for, if any.
+            asked_seconds: The pause the other side asked for, if any; nonsense is not heeded.
             uniform: A random number in [0, 1), the jitter.
         """
         # 2.0 ** 1024 overflows; the cap is reached long before.
         bound = self.initial_seconds * self.multiplier ** min(attempt - 1, 64)
         wait = min(bound, self.cap_seconds) * uniform
-        return wait if asked_seconds is None else max(asked_seconds, 0.0) + wait
+        if asked_seconds is None or not math.isfinite(asked_seconds):
+            return wait
+        return max(asked_seconds, 0.0) + wait
 
     def retrying(
         self,

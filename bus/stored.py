@@ -17,6 +17,9 @@ from bus.idranges import IdRanges
 
 __all__ = ["decode_stored", "encode_stored"]
 
+_ID_LIMIT = 10**18
+"""Ids have at most 18 digits (:mod:`bus.events`)."""
+
 MAX_RANGES = 2000
 """So many ranges of a source are named; what lies above is named in a later ack."""
 
@@ -41,9 +44,13 @@ def decode_stored(payload: bytes) -> dict[str, IdRanges]:
     """
     try:
         ack = _decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError("stored", str(error)) from error
-    return {source: IdRanges.parse(text) for source, text in ack.sources.items()}
+    stored = {source: IdRanges.parse(text) for source, text in ack.sources.items()}
+    for source, ranges in stored.items():
+        if ranges.top >= _ID_LIMIT:
+            raise EventError(f"stored.sources[{source!r}]", f"{ranges.top} is no id of an event")
+    return stored
 
 
 def _text(ranges: IdRanges) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from bus.errors import EventError
+from bus.topics import SLOTS
 
 __all__ = ["Heartbeat", "decode_heartbeat"]
+
+_Shards = Annotated[int, Meta(ge=1, le=SLOTS)]
+_Shard = Annotated[int, Meta(ge=0, lt=SLOTS)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -24,9 +29,9 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     member: str
-    shards: int
-    owned: list[int] = []
-    idle: list[int] = []
+    shards: _Shards
+    owned: list[_Shard] = []
+    idle: list[_Shard] = []
     sessions: dict[str, str] = {}
     report: dict[str, Any] = {}
     has_left: bool = False
@@ -43,5 +48,5 @@ def decode_heartbeat(payload: bytes) -> Heartbeat:
     """
     try:
         return _heartbeat_decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EventError("heartbeat", str(error)) from error

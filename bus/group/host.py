@@ -28,6 +28,8 @@ __all__ = ["Consumer", "GroupHost"]
 
 logger = logging.getLogger(__name__)
 
+REMEMBERED_STRANGERS = 100
+
 
 class Consumer(Protocol):
     """What a worker does with the messages of its shards. Only :meth:`release` may take time."""
@@ -57,7 +59,6 @@ class GroupHost:
 
     Attributes:
         notices: Further subscriptions of the member itself, at QoS 1 in a clean session.
-        on_refused: Called with one line when the group has another number of shards.
     """
 
     address: BrokerAddress
@@ -73,7 +74,10 @@ class GroupHost:
     _sessions: dict[int, ShardSession] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _link: Link | None = None
+    _is_leaving: bool = False
     _nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _refused: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._membership = Membership(self.member, self.shards, self.interval_seconds)
@@ -118,34 +122,68 @@ class GroupHost:
             try:
                 await self._beat(link, stop, topic)
             finally:
-                self._link = None
                 self._membership.link_down()
-                await self._give_up(frozenset(self._tasks))
+                try:
+                    await self._give_up(frozenset(self._tasks))
+                finally:
+                    # Last: what is stored while we leave is still confirmed.
+                    self._link = None
             if not link.is_lost:
                 await link.publish(topic, will)
 
     async def _beat(self, link: Link, stop: asyncio.Event, topic: str) -> None:
-        while not stop.is_set() and not link.is_lost:
-            await self._reconcile()
-            link.send_once(topic, msgspec.json.encode(self._heartbeat()))
-            waits = {
-                asyncio.ensure_future(event)
-                for event in (stop.wait(), link.wait_lost(), self._nudge.wait())
-            }
-            _, pending = await asyncio.wait(
-                waits, timeout=self.interval_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            for task in pending:
+        """Send heartbeats until the end, and follow the assignment beside it.
+
+        Beside it, since giving up a shard may take longer than the others' patience.
+        """
+        self._is_leaving = False
+        follow = asyncio.create_task(self._follow())
+        ends = [asyncio.create_task(stop.wait()), asyncio.create_task(link.wait_lost())]
+        beaten_at = self.clock()
+        try:
+            while not any(task.done() for task in (follow, *ends)):
+                now = self.clock()
+                if now - beaten_at > self._membership.patience_seconds:
+                    # We stood still, and have heard nobody meanwhile: they are not gone.
+                    self._membership.link_up(now)
+                beaten_at = now
+                link.send_once(topic, msgspec.json.encode(self._heartbeat()))
+                await self._until_news(follow, *ends)
+        finally:
+            for task in ends:
                 task.cancel()
+            self._is_leaving = True
+            self._nudge.set()
+            await asyncio.gather(follow, *ends, return_exceptions=True)
+        follow.result()
+
+    async def _until_news(self, *ends: asyncio.Task[Any]) -> None:
+        """Wait until the next heartbeat is due: at once when there is news."""
+        news = asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait(
+                (news, *ends), timeout=self.interval_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            news.cancel()
+        self._news.clear()
+
+    async def _follow(self) -> None:
+        """Own what the assignment says, until we leave."""
+        while not self._is_leaving:
+            await self._reconcile()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nudge.wait(), self.interval_seconds)
             self._nudge.clear()
 
     def _heartbeat(self) -> Heartbeat:
+        owned = {k: s for k, s in self._sessions.items() if s.is_open and not s.is_given_up}
         return Heartbeat(
             member=self.member,
             shards=self.shards,
-            owned=sorted(shard for shard, session in self._sessions.items() if session.is_open),
+            owned=sorted(owned),
             idle=self.consumer.idle(self.clock()),
-            sessions={str(k): s.token for k, s in self._sessions.items() if s.token and s.is_open},
+            sessions={str(k): s.token for k, s in owned.items() if s.token},
             report=self.consumer.report(),
         )
 
@@ -157,7 +195,10 @@ class GroupHost:
             if not is_beat:
                 self.consumer.on_notice(delivery)
             elif tail[-1] != self.member:
-                self._on_heartbeat(decode_heartbeat(delivery.payload))
+                beat = decode_heartbeat(delivery.payload)
+                if beat.member != tail[-1]:
+                    raise EventError("member", f"{beat.member!r} is not the member of the topic")
+                self._on_heartbeat(beat)
         except EventError as error:
             logger.warning("%s: ignored a message on %s: %s", self.group, delivery.topic, error)
 
@@ -166,13 +207,29 @@ class GroupHost:
         if beat.has_left:
             self._membership.left(beat.member)
         else:
-            self._membership.heard(beat.member, beat.shards, self.clock())
+            now = self.clock()
+            self._membership.heard(beat.member, beat.shards, now, bool(beat.owned))
+            self._warn_of_stranger(beat, now)
         if before != self._membership.members(self.clock()):
             self._nudge.set()
+            self._news.set()
+
+    def _warn_of_stranger(self, beat: Heartbeat, now: float) -> None:
+        if beat.shards == self.shards or self._membership.conflict(now) is not None:
+            return
+        if beat.member not in self._refused and len(self._refused) < REMEMBERED_STRANGERS:
+            self._refused.add(beat.member)
+            logger.warning(
+                "group %r has %d shards: member %s was started with %d and takes no part",
+                *(self.group, self.shards, beat.member, beat.shards),
+            )
 
     async def _reconcile(self) -> None:
         """Open the sessions of shards that became ours, close those that no longer are."""
-        conflict = self._membership.conflict()
+        for task in self._tasks.values():
+            if task.done():
+                task.result()  # it only ends by an error of ours: better to end than to own nothing
+        conflict = self._membership.conflict(self.clock())
         if conflict is not None:
             member, shards = conflict
             raise ConfigError(
@@ -196,16 +253,20 @@ class GroupHost:
 
     def _on_open(self, shard: int) -> None:
         self.consumer.on_shard(shard)
-        self._nudge.set()
+        self._news.set()
 
     async def _give_up(self, shards: frozenset[int]) -> None:
         if not shards:
             return
-        # The writes in hand are finished and acknowledged before the sessions are let go of.
-        await self.consumer.release(shards)
-        tasks = [self._tasks.pop(shard) for shard in shards]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         for shard in shards:
-            self._sessions.pop(shard, None)
+            self._sessions[shard].give_up()
+        try:
+            # The writes in hand are finished and acknowledged before the sessions are let go of.
+            await self.consumer.release(shards)
+        finally:
+            tasks = [self._tasks.pop(shard) for shard in shards]
+            for shard in shards:
+                self._sessions.pop(shard, None)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

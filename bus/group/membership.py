@@ -7,6 +7,8 @@ Rules, each there because its absence was seen to lose or double events:
 - A member whose own link is lost owns nothing (fails closed): the others cannot hear it.
 - After its link returns it goes on with the members it knew, each given three heartbeats to be
   heard again: a broker that restarts costs no listening.
+- A newcomer with another number of shards is refused, and never the group: who has claimed and
+  heard no stranger right after its link came up works on as if the stranger were not there.
 - Times are the receiver's monotonic clock; the clocks of other machines are never compared.
 """
 
@@ -37,9 +39,10 @@ class Membership:
     shards: int
     interval_seconds: float = HEARTBEAT_SECONDS
     _heard: dict[str, float] = field(default_factory=dict)
-    _claims_from: float | None = None
+    _link_up_at: float | None = None
     _has_listened: bool = False
-    _other_shards: dict[str, int] = field(default_factory=dict)
+    _strangers: dict[str, tuple[int, bool, float]] = field(default_factory=dict)
+    """Members with another number of shards: that number, whether they own any, when heard."""
 
     @property
     def patience_seconds(self) -> float:
@@ -47,26 +50,35 @@ class Membership:
         return self.interval_seconds * MISSED_HEARTBEATS
 
     def link_up(self, now: float) -> None:
-        """Our link to the broker works (again)."""
-        self._claims_from = now if self._has_listened else now + self.patience_seconds
+        """Our link to the broker works (again), or we ourselves stood still and go on."""
+        self._link_up_at = now
         for member in self._heard:
             self._heard[member] = now
 
     def link_down(self) -> None:
         """Our link to the broker is lost: from now on we own nothing."""
-        self._claims_from = None
+        self._link_up_at = None
 
-    def heard(self, member: str, shards: int, now: float) -> None:
-        """A heartbeat of a member arrived; ``shards`` is the count it was started with."""
+    def heard(self, member: str, shards: int, now: float, is_owner: bool = False) -> None:
+        """A heartbeat of a member arrived.
+
+        Args:
+            member: Its name.
+            shards: The number of shards it was started with.
+            now: When.
+            is_owner: It owns shards.
+        """
         if member == self.me:
             return
-        self._heard[member] = now
-        self._other_shards[member] = shards
+        if shards == self.shards:
+            self._heard[member] = now
+            return
+        self._strangers[member] = (shards, is_owner, now)
 
     def left(self, member: str) -> None:
         """A member said good-bye, or the broker published its last will."""
         self._heard.pop(member, None)
-        self._other_shards.pop(member, None)
+        self._strangers.pop(member, None)
 
     def members(self, now: float) -> list[str]:
         """Everybody heard of lately, this member included."""
@@ -74,16 +86,28 @@ class Membership:
             self.left(member)
         return sorted([self.me, *self._heard])
 
-    def conflict(self) -> tuple[str, int] | None:
-        """A member that was started with another number of shards, and that number."""
-        for member, shards in self._other_shards.items():
-            if shards != self.shards:
+    def conflict(self, now: float) -> tuple[str, int] | None:
+        """A member with another number of shards that we have to give way to, and that number."""
+        for member in [
+            m for m, (_, _, at) in self._strangers.items() if now - at > self.patience_seconds
+        ]:
+            self.left(member)
+        if self._has_listened and not self._is_listening(now):
+            return None
+        for member, (shards, is_owner, _) in self._strangers.items():
+            if is_owner or not self._has_listened:
                 return member, shards
         return None
 
     def owned(self, now: float) -> frozenset[int]:
         """The shards this member is to own now."""
-        if self._claims_from is None or now < self._claims_from or self.conflict():
+        if self._link_up_at is None or self.conflict(now):
+            return frozenset()
+        if not self._has_listened and self._is_listening(now):
             return frozenset()
         self._has_listened = True
         return assign(self.members(now), self.shards)[self.me]
+
+    def _is_listening(self, now: float) -> bool:
+        """Three heartbeats have not passed since our link came up."""
+        return self._link_up_at is not None and now < self._link_up_at + self.patience_seconds

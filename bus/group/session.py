@@ -44,11 +44,16 @@ class ShardSession:
     on_open: Callable[[int], None]
     token: str | None = None
     is_open: bool = False
+    is_given_up: bool = False
     _backoff: Backoff = field(default_factory=Backoff)
 
+    def give_up(self) -> None:
+        """Take no more messages, and do not come back: the next owner is to have the shard."""
+        self.is_given_up = True
+
     async def run(self) -> None:
-        """Open the session, again and again, until cancelled."""
-        while True:
+        """Open the session, again and again, until cancelled or given up."""
+        while not self.is_given_up:
             try:
                 await self._hold()
                 self._backoff.reset()
@@ -74,4 +79,5 @@ class ShardSession:
             await link.wait_lost()
 
     def _deliver(self, delivery: Delivery) -> None:
-        self.on_delivery(self.shard, delivery)
+        if not self.is_given_up:
+            self.on_delivery(self.shard, delivery)
