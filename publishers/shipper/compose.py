@@ -11,7 +11,7 @@ from bus.errors import EventError, JournalError
 from bus.events import format_id, format_time, type_of_kind
 from publishers.journal.format import SegmentHeader
 
-__all__ = ["Composer", "Rows", "join_rows", "table_prefix"]
+__all__ = ["Composer", "Rows", "join_rows", "row_time", "table_prefix"]
 
 
 class Rows(NamedTuple):
@@ -39,6 +39,20 @@ def join_rows(prefix: bytes, payloads: Sequence[bytes]) -> Rows:
     return Rows(int(prefix[1:-1]), joined)
 
 
+def row_time(row: bytes) -> float:
+    """The time (Unix seconds) that a row without its table's number begins with.
+
+    Raises:
+        JournalError: It is no time that an event can have.
+    """
+    try:
+        time = float(row[1 : row.index(b",")])
+        format_time(time)
+    except (ValueError, OverflowError, OSError) as error:
+        raise JournalError(f"a row without a time: {row[:40]!r}") from error
+    return time
+
+
 class Composer:
     """Writes the events of one source."""
 
@@ -63,7 +77,7 @@ class Composer:
             keys: The keys of each table, as a JSON array.
 
         Raises:
-            JournalError: There is no row.
+            JournalError: There is no row, or the first has no time.
         """
         tables: dict[int, list[bytes]] = {}
         first: bytes | None = None
@@ -76,8 +90,7 @@ class Composer:
             b'{"keys":%b,"rows":[%b]}' % (keys[table], b",".join(lines))
             for table, lines in tables.items()
         )
-        time = float(first[1 : first.index(b",")])
-        return self._event("metrics", number, time, None, b'{"tables":[%b]}' % data)
+        return self._event("metrics", number, row_time(first), None, b'{"tables":[%b]}' % data)
 
     def record(
         self, number: int, record: Mapping[str, Any], extra: Mapping[str, Any], dataref: str | None
@@ -90,7 +103,7 @@ class Composer:
         try:
             data = orjson.dumps({**record["data"], **extra})
             return self._event(record["kind"], number, float(record["time"]), dataref, data)
-        except (KeyError, TypeError, ValueError, EventError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, OSError, EventError) as error:
             raise JournalError(f"not a record: {error}") from error
 
     def _event(

@@ -78,6 +78,7 @@ class CutsFile:
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._needs_newline = False
+        self._is_closed = False
 
     def read(self) -> list[Cut]:
         """All cuts that were written whole, in the order they were written."""
@@ -100,5 +101,7 @@ class CutsFile:
         self._needs_newline = False
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
+        """Close the file; it may be closed already."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._fd)

@@ -4,6 +4,9 @@ Pure: lines and times in, planned events out. Rows are coalesced until the event
 oldest row has waited long enough. Every other record is an event of its own and ends the event
 before it, so that the order of a source is kept; a record with bytes gets its id only after its
 upload, and the end of the run waits for all of them.
+
+What a table number means is looked up in the segment of its rows and nowhere else, though it means
+the same in all: an event is made again from one segment, when others may be gone.
 """
 
 from __future__ import annotations
@@ -17,16 +20,22 @@ from typing import Any
 import orjson
 
 from bus.errors import JournalError
-from bus.events import MAX_EVENT_BYTES
+from bus.events import MAX_EVENT_BYTES, format_time
+from bus.kinds import KINDS
 from publishers.journal.format import SegmentHeader
 from publishers.journal.reader import Block
-from publishers.shipper.compose import Composer, Rows, join_rows, table_prefix
+from publishers.shipper.compose import Composer, Rows, join_rows, row_time, table_prefix
 from publishers.shipper.cuts import Cut
 
 __all__ = ["COALESCE_BYTES", "Cutter", "PendingBlob", "PlannedEvent"]
 
 COALESCE_BYTES = 64 * 1024
 """Journal bytes of the rows of one event at the most. Measured: larger events gain nothing."""
+
+_ROOM_BYTES = MAX_EVENT_BYTES - 8 * 1024
+"""For the rows of an event and the names of their tables; the rest is the envelope's."""
+_TABLE_BYTES = 24
+"""What a table has besides its names and rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,20 @@ class _Batch:
     end: int
     since: float
     rows: list[Rows] = field(default_factory=list)
+    tables: set[int] = field(default_factory=set)
+    names_size: int = 0
+
+    def room(self, table: int, keys: bytes) -> int:
+        """Journal bytes that it may span once rows of a table are in it."""
+        more = 0 if table in self.tables else len(keys) + _TABLE_BYTES
+        return min(COALESCE_BYTES, _ROOM_BYTES - self.names_size - more)
+
+    def add(self, rows: Rows, keys: bytes, end: int) -> None:
+        if rows.table not in self.tables:
+            self.tables.add(rows.table)
+            self.names_size += len(keys) + _TABLE_BYTES
+        self.rows.append(rows)
+        self.end = end
 
 
 class Cutter:
@@ -73,7 +96,8 @@ class Cutter:
         self.damaged = 0
         self.unmade = 0
         self._composer = Composer(header)
-        self._keys: dict[int, bytes] = {}
+        self._keys: dict[int, dict[int, bytes]] = {}
+        """By segment and table."""
         self._batch: _Batch | None = None
         self._blobs: dict[tuple[int, int], PendingBlob] = {}
         self._new_blobs: list[PendingBlob] = []
@@ -103,13 +127,20 @@ class Cutter:
         self._close_batch(planned)
         return planned + self._finish_run()
 
-    def learn(self, payload: bytes) -> None:
-        """Note the keys of a table from a line that is not to be cut (again)."""
+    def learn(self, segment: int, payload: bytes) -> bool:
+        """Note the keys of a table from a line of a segment; False when it makes no sense."""
         try:
             record = orjson.loads(payload)
-            self._keys[int(record["table"])] = orjson.dumps(record["keys"])
+            number, keys = int(record["table"]), list(record["keys"])
         except (ValueError, TypeError, KeyError):
-            self.damaged += 1
+            return False
+        self._keys.setdefault(segment, {})[number] = orjson.dumps(keys)
+        return True
+
+    def forget_below(self, segment: int) -> None:
+        """Segments below this one are not asked for any more."""
+        for number in [number for number in self._keys if number < segment]:
+            del self._keys[number]
 
     def new_blobs(self) -> list[PendingBlob]:
         """Records met since the last call whose bytes are to be uploaded."""
@@ -154,57 +185,61 @@ class Cutter:
         if payloads[0][:1] == b"{" and b'"kind":' in payloads[0]:
             return self._composer.record(cut.id, orjson.loads(payloads[0]), cut.extra, cut.dataref)
         rows: list[Rows] = []
+        keys = self._keys.setdefault(cut.segment, {})
         at = 0
         while at < len(payloads):
             if payloads[at][:1] == b"[":
                 prefix, end = _run_of_rows(payloads, at)
-                if prefix is not None and int(prefix[1:-1]) in self._keys:
+                if prefix is not None and int(prefix[1:-1]) in keys:
                     rows.append(join_rows(prefix, payloads[at:end]))
                 at = end
             else:
-                self.learn(payloads[at])
+                self.learn(cut.segment, payloads[at])
                 at += 1
-        return self._composer.metrics(cut.id, rows, self._keys)
+        return self._composer.metrics(cut.id, rows, keys)
 
     def _rows(
         self, segment: int, block: Block, at: int, now: float, planned: list[PlannedEvent]
     ) -> int:
         """Take the rows of one table that begin at ``at``; gives the index behind them."""
         prefix, end = _run_of_rows(block.payloads, at)
-        if prefix is None or int(prefix[1:-1]) not in self._keys:
+        table = -1 if prefix is None else int(prefix[1:-1])
+        keys = self._keys.get(segment, {}).get(table)
+        if prefix is None or keys is None:
             self.damaged += end - at
             return end
         while at < end:
             batch = self._batch
             if batch is None or batch.segment != segment:
                 self._close_batch(planned)
+                if not _has_time(prefix, block.payloads[at]):
+                    self.damaged += 1
+                    at += 1
+                    continue
                 batch = self._batch = _Batch(segment, block.starts[at], block.starts[at], now)
             # As many as fit; one is taken even if it does not, when nothing is before it.
-            fits = bisect_right(block.ends, batch.start + COALESCE_BYTES, at, end)
+            fits = bisect_right(block.ends, batch.start + batch.room(table, keys), at, end)
             if fits == at and batch.rows:
                 self._close_batch(planned)
                 continue
             fits = max(fits, at + 1)
-            batch.rows.append(join_rows(prefix, block.payloads[at:fits]))
-            batch.end = block.ends[fits - 1]
+            batch.add(join_rows(prefix, block.payloads[at:fits]), keys, block.ends[fits - 1])
             at = fits
         return end
 
     def _other(self, cut: Cut, payload: bytes, planned: list[PlannedEvent]) -> None:
         """Take a line that is no row; ``cut`` says where it stands, and has no id yet."""
         if payload.startswith(b'{"table":'):
-            self.learn(payload)
+            self.damaged += not self.learn(cut.segment, payload)
             return
         if payload.startswith(b'{"journal":'):
             return
-        try:
-            record = orjson.loads(payload)
-            kind = record["kind"]
-        except (ValueError, TypeError, KeyError):
+        record = _parse_record(payload)
+        if record is None:
             self.damaged += 1
             return
         self._close_batch(planned)
-        if kind == "run_finished":
+        if record["kind"] == "run_finished":
             self.has_end = True
             self._end = (cut, record)
         elif "blob" in record:
@@ -220,10 +255,12 @@ class Cutter:
             return []
         cut, record = self._end
         self._end = None
-        dropped = dict(record["data"].get("dropped", {}))
+        noted = record["data"].get("dropped")
+        dropped = dict(noted) if isinstance(noted, dict) else {}
         for cause, count in (("damaged_line", self.damaged), ("not_made", self.unmade)):
             if count:
-                dropped[cause] = dropped.get(cause, 0) + count
+                before = dropped.get(cause)
+                dropped[cause] = count + (before if isinstance(before, int) else 0)
         extra = {"last_id": self.next_id, "dropped": dropped}
         return self._plan(cut._replace(id=self.next_id, extra=extra), record)
 
@@ -231,7 +268,7 @@ class Cutter:
         batch, self._batch = self._batch, None
         if batch is None:
             return
-        raw = self._composer.metrics(self.next_id, batch.rows, self._keys)
+        raw = self._composer.metrics(self.next_id, batch.rows, self._keys[batch.segment])
         self._take(
             Cut(self.next_id, batch.segment, batch.start, batch.end), "metrics", raw, planned
         )
@@ -253,6 +290,27 @@ class Cutter:
             return
         self.next_id += 1
         planned.append(PlannedEvent(cut, kind, raw))
+
+
+def _parse_record(payload: bytes) -> dict[str, Any] | None:
+    """A record that an event can be made of; None when it is none."""
+    try:
+        record: dict[str, Any] = orjson.loads(payload)
+        is_record = record["kind"] in KINDS and isinstance(record["data"], dict)
+        if "blob" in record:
+            is_record = is_record and {"path", "name"} <= record["blob"].keys()
+        format_time(float(record["time"]))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError):
+        return None
+    return record if is_record else None
+
+
+def _has_time(prefix: bytes, payload: bytes) -> bool:
+    try:
+        row_time(b"[" + payload[len(prefix) :])
+    except JournalError:
+        return False
+    return True
 
 
 def _run_of_rows(payloads: Sequence[bytes], at: int) -> tuple[bytes | None, int]:

@@ -38,15 +38,22 @@ class LogHealth:
 
     started_at: float
     _heard_at: dict[str, float] = field(default_factory=dict)
+    _last_heard_at: float = field(init=False)
     _tokens: dict[int, str] = field(default_factory=dict)
     _has_warned: bool = False
+
+    def __post_init__(self) -> None:
+        self._last_heard_at = self.started_at
 
     def heard(self, beat: Heartbeat, now: float) -> list[ShardNews]:
         """Take a heartbeat of a log worker."""
         if beat.has_left:
             self._heard_at.pop(beat.member, None)
             return []
-        self._heard_at[beat.member] = now
+        # Members have a new name at each start.
+        for member in [m for m, at in self._heard_at.items() if now - at >= SILENCE_SECONDS]:
+            del self._heard_at[member]
+        self._heard_at[beat.member] = self._last_heard_at = now
         self._has_warned = False
         news = []
         for shard in beat.owned:
@@ -65,8 +72,7 @@ class LogHealth:
 
     def should_warn(self, now: float) -> bool:
         """True once when no log worker was heard of for 60 s."""
-        silent = now - max(self._heard_at.values(), default=self.started_at)
-        if self._has_warned or silent < WARN_AFTER_SECONDS:
+        if self._has_warned or now - self._last_heard_at < WARN_AFTER_SECONDS:
             return False
         self._has_warned = True
         return True

@@ -90,11 +90,6 @@ class SegmentFiles:
             if check_line(match[0]) is not None:
                 yield Line(match.start(), match.end() + 1, match[1])
 
-    def has_torn_end(self, segment: int) -> bool:
-        """The segment has bytes and does not end with a newline."""
-        size = self.size(segment)
-        return size > 0 and os.pread(self.fd(segment), 1, size - 1) != b"\n"
-
     def close(self, segment: int) -> None:
         """Close the file of a segment."""
         fd = self._fds.pop(segment, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import logging
 import time
@@ -23,10 +24,10 @@ from bus.idranges import IdRanges
 from bus.mqtt import Link
 from bus.nodes import NodeHeartbeat
 from bus.topics import shard_of, slot_of
-from publishers.journal.format import SOURCES_NAME
+from publishers.shipper.discovery import Discovery, SayOnce
 from publishers.shipper.loghealth import ShardNews
 from publishers.shipper.outbox import Outbox
-from publishers.shipper.source import Commit, JournalSource, is_abandoned
+from publishers.shipper.source import Commit, JournalSource
 from publishers.shipper.uplink import Uplink
 from publishers.shipper.uploads import Uploads
 
@@ -54,6 +55,10 @@ TICK_SECONDS = 0.01
 QUIET_TICK_SECONDS = 0.05
 QUIET_AFTER_SECONDS = 5.0
 DISCOVER_SECONDS = 0.25
+
+GONE_ERRORS = frozenset({errno.ENOENT, errno.EIO})
+"""A file or a part of it that will not come back; anything else may pass."""
+
 LIVENESS_SECONDS = 0.5
 
 
@@ -96,8 +101,8 @@ class Shipper:
         self._clock = clock
         self._wall_clock = wall_clock
         self._sources: dict[str, _Active] = {}
-        self._refused: set[str] = set()
-        self._warned: set[str] = set()
+        self._say_once = SayOnce()
+        self._discovery = Discovery(spool, self._say_once)
         self._wake = asyncio.Event()
         self._in_flight = 0
         self._turn = 0
@@ -123,7 +128,12 @@ class Shipper:
     @property
     def unread_bytes(self) -> int:
         """Journal bytes that were not read yet."""
-        return sum(active.journal.unread_bytes for active in self._sources.values())
+        total = 0
+        for active in self._sources.values():
+            # Told to people, and to be told whatever is wrong with the spool.
+            with contextlib.suppress(OSError, JournalError):
+                total += active.journal.unread_bytes
+        return total
 
     @property
     def has_only_live_sources(self) -> bool:
@@ -144,6 +154,8 @@ class Shipper:
                     self.has_begun = True
                     discover_at = now + DISCOVER_SECONDS
                 is_more = await self._round(now)
+                if uplink.done():
+                    uplink.result()  # it only ends by an error of ours: the next shipper goes on
                 await self._pause(stop, is_more)
         finally:
             uplink.cancel()
@@ -220,7 +232,11 @@ class Shipper:
         """Record new cuts on disk; only then may their events be sent."""
         commits: list[tuple[_Active, Commit]] = []
         for active in self._sources.values():
-            commit = active.journal.begin_commit()
+            try:
+                commit = active.journal.begin_commit()
+            except OSError as error:
+                self._warn_once(active, f"cannot read the spool, will retry: {error}")
+                continue
             if commit is not None:
                 commits.append((active, commit))
         if not commits:
@@ -251,22 +267,26 @@ class Shipper:
         self._turn += 1
         first = self._turn % max(len(actives), 1)
         queue = actives[first:] + actives[:first]
-        while queue and self._in_flight < IN_FLIGHT_EVENTS and room > 0:
+        while queue and self._in_flight < IN_FLIGHT_EVENTS:
             active = queue.pop(0)
-            size = self._send_one(active, link)
+            # What is sent again takes no room: it is what the room waits for.
+            size = self._send_one(active, link, room > 0)
             if size:
                 room -= size
                 queue.append(active)
 
-    def _send_one(self, active: _Active, link: Link) -> int:
+    def _send_one(self, active: _Active, link: Link, has_room: bool) -> int:
         """Publish the next event of a source; its size, or 0 when there is none."""
-        number = active.outbox.next_to_send()
+        number = active.outbox.next_to_send(has_room)
         if number is None:
             return 0
         journal = active.journal
         try:
             kind, raw = journal.event(number)
-        except (JournalError, OSError) as error:
+        except (OSError, JournalError) as error:
+            if isinstance(error, OSError) and error.errno not in GONE_ERRORS:
+                self._warn_once(active, f"cannot read the spool, will retry: {error}")
+                return 0
             logger.error("run %s: event %d is lost: %s", journal.run, number, error)
             active.outbox.give_up(number)
             active.unsent.pop(number, None)
@@ -298,15 +318,21 @@ class Shipper:
                 active.outbox.link_lost()
         self._wake.set()
 
-    def _on_stored(self, acks: Mapping[str, IdRanges]) -> None:
+    def _on_stored(self, project: str, run: str, acks: Mapping[str, IdRanges]) -> None:
         for active in self._sources.values():
-            stored = acks.get(active.journal.header.source)
-            if stored is not None:
-                before = active.outbox.waiting
-                active.outbox.confirmed(stored)
-                self.stored += before - active.outbox.waiting
-                active.journal.stored(stored)
-                self._wake.set()
+            header = active.journal.header
+            stored = acks.get(header.source)
+            # Who may confirm a run is granted by topic.
+            if stored is None or (header.project, header.run) != (project, run):
+                continue
+            before = active.outbox.waiting
+            news = active.outbox.confirmed(stored, self._clock())
+            self.stored += before - active.outbox.waiting
+            self._wake.set()
+            try:
+                active.journal.stored(news)
+            except (OSError, JournalError) as error:
+                self._warn_once(active, f"cannot trim the spool: {error}")
 
     def _on_shard_news(self, news: ShardNews, now: float) -> None:
         for active in self._sources.values():
@@ -323,40 +349,29 @@ class Shipper:
         for name, active in list(self._sources.items()):
             if active.journal.is_finished and not active.outbox.waiting:
                 del self._sources[name]
-                await asyncio.to_thread(active.journal.remove)
+                try:
+                    await asyncio.to_thread(active.journal.remove)
+                except OSError as error:
+                    self._discovery.refuse(name)
+                    self._warn_once(active, f"is delivered and cannot be removed: {error}")
 
     async def _discover(self) -> None:
-        """Find new sources in the spool."""
-        folder = self._spool / SOURCES_NAME
-        try:
-            names = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-        except OSError:
-            return
-        for name in names:
-            if name not in self._sources and name not in self._refused:
-                journal = await asyncio.to_thread(self._open, folder / name)
-                if journal is not None:
-                    active = _Active(journal, Outbox(journal.recovered_stored()))
-                    active.outbox.recover(journal.recovered(), self._clock())
-                    self._sources[name] = active
-
-    def _open(self, folder: Path) -> JournalSource | None:
-        try:
-            return JournalSource(folder)
-        except JournalError as error:
-            # A trainer that has just begun has no segment yet; one that is gone never will.
-            if is_abandoned(folder):
-                self._refused.add(folder.name)
-                logger.error("cannot ship %s: %s", folder, error)
-        except OSError as error:
-            logger.warning("cannot open %s, will retry: %s", folder, error)
-        return None
+        """Take up new sources of the spool; drop those whose folder somebody has removed."""
+        found, gone = await asyncio.to_thread(self._discovery.find, frozenset(self._sources))
+        for name, journal in found.items():
+            active = _Active(journal, Outbox(journal.recovered_stored()))
+            active.outbox.recover(journal.recovered(), self._clock())
+            self._sources[name] = active
+        for name in gone:
+            active = self._sources.pop(name)
+            active.journal.close()
+            logger.error(
+                "run %s: its folder %s was removed with %d events not confirmed as stored",
+                *(active.journal.run, active.journal.folder, active.outbox.waiting),
+            )
 
     def _warn_once(self, active: _Active, text: str) -> None:
-        key = f"{active.journal.folder}: {text}"
-        if key not in self._warned:
-            self._warned.add(key)
-            logger.warning("run %s: %s", active.journal.run, text)
+        self._say_once(f"run {active.journal.run}: {active.journal.folder.name}: {text}")
 
     def _heartbeat(self) -> NodeHeartbeat:
         lowest = {

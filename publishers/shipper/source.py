@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from bus.errors import JournalError
+from bus.errors import EventError, JournalError
 from bus.idranges import IdRanges
 from bus.source import Source
-from publishers.journal.format import (
-    BLOBS_NAME,
-    CUTS_NAME,
-    LOCK_NAME,
-    make_line,
-)
+from bus.topics import Topics
+from publishers.journal.format import BLOBS_NAME, CUTS_NAME, SegmentHeader
 from publishers.journal.reader import Block, SegmentReader
+from publishers.shipper.abandoned import is_abandoned, write_end
 from publishers.shipper.cuts import Cut, CutsFile
 from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent
 from publishers.shipper.segments import SegmentFiles
 
-__all__ = ["Commit", "JournalSource", "is_abandoned"]
+__all__ = ["Commit", "JournalSource"]
 
 READ_BYTES = 1024 * 1024
 
@@ -35,7 +34,7 @@ class Commit:
     """Planned events on their way to disk."""
 
     events: list[PlannedEvent]
-    segment_fds: list[int]
+    segment_fds: dict[int, int]
     cuts_file: CutsFile
 
     def sync(self) -> None:
@@ -44,7 +43,7 @@ class Commit:
         Raises:
             OSError: The disk refuses.
         """
-        for fd in self.segment_fds:
+        for fd in self.segment_fds.values():
             os.fdatasync(fd)
         self.cuts_file.append(event.cut for event in self.events)
 
@@ -57,25 +56,34 @@ class JournalSource:
         planned: Events that are cut but not yet recorded in the cuts file, so not to be sent.
 
     Raises:
-        JournalError: No segment has a header that can be read.
+        JournalError: No segment has a header that can be read, or what it says is not ours.
         OSError: The folder cannot be read or written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        with contextlib.ExitStack() as opened:
+            self._segments = SegmentFiles(folder)
+            opened.callback(self._segments.close_all)
+            self._open(opened)
+            opened.pop_all()
+
+    def _open(self, opened: contextlib.ExitStack) -> None:
         self.planned: list[PlannedEvent] = []
-        self._segments = SegmentFiles(folder)
         segments = self._segments.numbers()
         self.header = self._segments.header()
-        self.name = Source.parse(self.header.source)
-        self._cuts_file = CutsFile(folder / CUTS_NAME)
+        self.name = _name_of(self.header)
+        self._cuts_file = CutsFile(self.folder / CUTS_NAME)
+        opened.callback(self._cuts_file.close)
         cuts = self._cuts_file.read()
         self._cutter = Cutter(self.header, max((cut.id for cut in cuts), default=0) + 1)
         self._cuts = {cut.id: cut for cut in cuts if cut.segment >= segments[0]}
+        self._cuts_of = Counter(cut.segment for cut in self._cuts.values())
+        self._first = segments[0]
         self._raws: dict[int, bytes] = {}
         self._dirty: set[int] = set()
         self._known_keys: set[int] = set()
-        self._is_orphan = is_abandoned(folder)
+        self._is_orphan = is_abandoned(self.folder)
         self._is_ended = False
         self._resume(segments, cuts)
 
@@ -122,7 +130,10 @@ class JournalSource:
         Raises:
             JournalError: The record names a place outside the source's folder.
         """
-        path = (self.folder / str(blob.record["blob"]["path"])).resolve()
+        try:
+            path = (self.folder / str(blob.record["blob"]["path"])).resolve()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise JournalError(f"{blob.record['blob']} is no snapshot: {error}") from error
         if not path.is_relative_to((self.folder / BLOBS_NAME).resolve()):
             raise JournalError(f"{path} is no snapshot of this journal")
         return path
@@ -139,17 +150,22 @@ class JournalSource:
             return None
         # What is sent must not be forgotten by a power loss: its id would get other bytes.
         dirty = {event.cut.segment for event in self.planned} & self._dirty
-        self._dirty -= dirty
-        return Commit(list(self.planned), [self._segments.fd(s) for s in dirty], self._cuts_file)
+        fds = {segment: self._segments.fd(segment) for segment in dirty}
+        return Commit(list(self.planned), fds, self._cuts_file)
 
     def end_commit(self, commit: Commit) -> list[tuple[int, int]]:
         """The commit is on disk: the events (id, bytes) that may be sent now."""
         del self.planned[: len(commit.events)]
+        self._dirty -= commit.segment_fds.keys()
         for event in commit.events:
             self._cuts[event.cut.id] = event.cut
+            self._cuts_of[event.cut.segment] += 1
             self._raws[event.cut.id] = event.raw
+        for event in commit.events:
             if "blob" in event.cut.extra:
-                self._drop_snapshot(event.cut)
+                # It has done its duty; should it stay, it goes with the folder.
+                with contextlib.suppress(OSError, JournalError):
+                    self._drop_snapshot(event.cut)
         return [(event.cut.id, len(event.raw)) for event in commit.events]
 
     def event(self, number: int) -> tuple[str, bytes]:
@@ -157,9 +173,12 @@ class JournalSource:
 
         Raises:
             JournalError: Its part of the journal is damaged.
+            OSError: It cannot be read.
         """
-        cut = self._cuts[number]
+        cut = self._cuts.get(number)
         raw = self._raws.get(number)
+        if cut is None:
+            raise JournalError(f"event {number} was never cut")
         if raw is None:
             self._learn_keys(cut.segment)
             block = self._segments.stretch(cut.segment, cut.start, cut.end)
@@ -170,24 +189,40 @@ class JournalSource:
         """The broker has it: should it be sent again, it is read from disk."""
         self._raws.pop(number, None)
 
-    def stored(self, stored: IdRanges) -> None:
-        """These events are in the log: segments that only held them are removed."""
-        for number in [n for n in self._cuts if n in stored]:
-            del self._cuts[number]
-            self._raws.pop(number, None)
-        needed = [cut.segment for cut in self._cuts.values()]
-        needed += [event.cut.segment for event in self.planned]
+    def stored(self, numbers: Iterable[int]) -> None:
+        """These events are in the log: segments that only held them are removed.
+
+        Raises:
+            OSError: One cannot be removed; it is tried again with the next call.
+        """
+        for number in numbers:
+            self.give_up(number)
+        needed = [self._segment, *(event.cut.segment for event in self.planned)]
+        needed += self._cuts_of.keys()
         oldest = self._cutter.oldest_segment
-        needed.append(self._segment if oldest is None else oldest)
+        if oldest is not None:
+            needed.append(oldest)
+        if min(needed) > self._first:
+            self._trim(min(needed))
+
+    def _trim(self, needed: int) -> None:
         for segment in self._segments.numbers():
-            if segment < min(needed):
+            if segment < needed:
                 self._dirty.discard(segment)
                 self._segments.close(segment)
                 self._segments.path(segment).unlink(missing_ok=True)
+        self._cutter.forget_below(needed)
+        self._known_keys = {segment for segment in self._known_keys if segment >= needed}
+        self._first = needed
 
     def give_up(self, number: int) -> None:
-        """The event cannot be made again."""
-        self._cuts.pop(number, None)
+        """The event is not asked for any more."""
+        cut = self._cuts.pop(number, None)
+        self._raws.pop(number, None)
+        if cut is not None:
+            self._cuts_of[cut.segment] -= 1
+            if not self._cuts_of[cut.segment]:
+                del self._cuts_of[cut.segment]
 
     @property
     def damaged(self) -> int:
@@ -219,6 +254,10 @@ class JournalSource:
 
         Returns:
             The journal has just been ended.
+
+        Raises:
+            OSError: It cannot be read or written.
+            JournalError: Its segments are gone.
         """
         if self._cutter.has_end or self._is_ended:
             return False
@@ -229,28 +268,18 @@ class JournalSource:
             return False
         if self.unread_bytes > self._reader.pending:
             return False
+        write_end(self._segments.path(self._segments.numbers()[-1]), self.name, wall_time)
         self._is_ended = True
-        segment = self._segments.numbers()[-1]
-        path = self._segments.path(segment)
-        torn = self._segments.has_torn_end(segment)
-        record = {
-            "kind": "run_finished",
-            # When it was left: this may be days later.
-            "time": min(path.stat().st_mtime, wall_time),
-            "data": {
-                "status": "killed",
-                "error": "the process ended without finishing its run",
-                "rank": self.name.rank,
-                "attempt": self.name.attempt,
-            },
-        }
-        with path.open("ab", buffering=0) as file:
-            file.write((b"\n" if torn else b"") + make_line(orjson.dumps(record)))
         return True
 
     @property
     def unread_bytes(self) -> int:
-        """Journal bytes that were not read yet, or are no whole line yet."""
+        """Journal bytes that were not read yet, or are no whole line yet.
+
+        Raises:
+            OSError: The folder cannot be read.
+            JournalError: Its segments are gone.
+        """
         total = -self._reader.offset
         for segment in self._segments.numbers():
             if segment >= self._segment:
@@ -258,7 +287,11 @@ class JournalSource:
         return max(total, 0)
 
     def remove(self) -> None:
-        """Remove the folder: everything of it is stored."""
+        """Remove the folder: everything of it is stored.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
         self.close()
         # Renamed first, so that a kill in the middle leaves nothing that looks like a journal.
         trash = self.folder.with_name(f".{self.folder.name}.done")
@@ -293,7 +326,7 @@ class JournalSource:
             self._known_keys.add(segment)
             for line in self._segments.records(segment):
                 if line.payload is not None and line.payload.startswith(b'{"table":'):
-                    self._cutter.learn(line.payload)
+                    self._cutter.learn(segment, line.payload)
 
     def _read(self) -> tuple[Block, int]:
         chunk = os.pread(self._segments.fd(self._segment), READ_BYTES, self._reader.position)
@@ -330,19 +363,20 @@ class JournalSource:
             path.unlink(missing_ok=True)
 
 
-def is_abandoned(folder: Path) -> bool:
-    """No process holds the lock of a source: its trainer is gone."""
+def _name_of(header: SegmentHeader) -> Source:
+    """The name of the source.
+
+    Raises:
+        JournalError: It is none, or the run or its project cannot be a part of a topic.
+    """
     try:
-        fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+        name = Source.parse(header.source)
+        Topics().stored(header.project, header.run)
+    except EventError as error:
+        raise JournalError(f"the journal's header: {error}") from error
+    if name.run != header.run:
+        raise JournalError(f"the journal's header: run {header.run!r} is not {header.source}'s")
+    return name
 
 
 def _kind_of(raw: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ class Uplink:
     Attributes:
         health: What is known of the log group.
         link: The connection; None while it is lost.
-        on_stored: Called with the stored ids per source.
+        on_stored: Called with the project, the run, and the stored ids per source.
         on_news: Called with what a log worker says of one shard, and when it was heard.
         on_change: Called when the link came or went; with True when it came.
         heartbeat: Makes the heartbeat.
@@ -44,7 +45,7 @@ class Uplink:
     topics: Topics
     node: str
     spool: str
-    on_stored: Callable[[Mapping[str, IdRanges]], None]
+    on_stored: Callable[[str, str, Mapping[str, IdRanges]], None]
     on_news: Callable[[ShardNews, float], None]
     on_change: Callable[[bool], None]
     heartbeat: Callable[[], NodeHeartbeat]
@@ -71,7 +72,10 @@ class Uplink:
     async def _hold(self, backoff: Backoff) -> None:
         topic = self.topics.node(self.node, self.spool)
         will = Will(topic, encode_node(NodeHeartbeat(self.node, self.spool, has_left=True)))
-        client_id = f"{self.topics.prefix.replace('/', '-')}-ship-{self.spool}"
+        # Nodes may have spools of one path: a client id they shared would have them push each
+        # other off the broker for ever.
+        name = hashlib.sha256(f"{self.node}/{self.spool}".encode()).hexdigest()[:16]
+        client_id = f"{self.topics.prefix.replace('/', '-')}-ship-{name}"
         async with open_link(
             self.address, client_id, will=will, on_delivery=self._on_delivery
         ) as link:
@@ -96,6 +100,7 @@ class Uplink:
                 for news in self.health.heard(decode_heartbeat(delivery.payload), now):
                     self.on_news(news, now)
             else:
-                self.on_stored(decode_stored(delivery.payload))
-        except EventError as error:
+                project, run = self.topics.parse_tail(delivery.topic)
+                self.on_stored(project, run, decode_stored(delivery.payload))
+        except (EventError, ValueError) as error:
             logger.warning("ignored a message on %s: %s", delivery.topic, error)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bus.artifacts import ArtifactStore
-from bus.errors import JournalError, StoreError
+from bus.errors import JournalError
 from bus.retry import Backoff, RetryPolicy
 from publishers.shipper.cutter import PendingBlob
 from publishers.shipper.source import JournalSource
@@ -78,7 +78,8 @@ class Uploads:
                 logger.warning("run %s: an artifact is gone: %s", source.run, error)
                 source.uploaded(blob, None, None)
                 break
-            except (StoreError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # a store of any make, or its package missing
+                # Whatever it is: the end of the run waits for this, and must not wait in silence.
                 if str(error) != self._warned:
                     self._warned = str(error)
                     logger.warning("run %s: upload will be tried again: %s", source.run, error)
