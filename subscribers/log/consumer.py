@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bus.deadletters import decode_letter
 from bus.errors import EventError, LogError
-from bus.eventlog import AppendResult, DeadLetter, LogRecord
+from bus.eventlog import AppendResult, DeadLetter, LogRecord, SourceState
 from bus.eventlog.aio import AsyncEventLog
 from bus.events import decode_envelope
 from bus.group.host import GroupHost
@@ -38,6 +38,11 @@ BATCH_BYTES = 8 * 1024 * 1024
 IDLE_SECONDS = 0.3
 """A shard that has received nothing for so long is reported idle."""
 
+RELEASE_SECONDS = 10.0
+LOOK_AGAIN_SECONDS = 30.0
+"""How often a shipper that says the same of its journal is answered."""
+REMEMBERED_SOURCES = 10_000
+
 _LOG_RETRY = RetryPolicy(initial_seconds=0.2, cap_seconds=10.0)
 
 
@@ -46,6 +51,40 @@ class _Waiting:
     shard: int
     delivery: Delivery
     record: LogRecord
+
+
+class _Losses:
+    """What shippers said their journals still hold, and what came of it; bounded."""
+
+    def __init__(self) -> None:
+        self._looked: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._lost: dict[str, int] = {}
+        self._under_way: set[str] = set()
+
+    def should_look(self, source: str, lowest: int, now: float) -> bool:
+        """Whether the log is to be asked for what it lacks below ``lowest``; then it is."""
+        before, at = self._looked.get(source, (1, now))
+        is_news = lowest != before or now - at >= LOOK_AGAIN_SECONDS
+        if lowest <= 1 or not is_news or source in self._under_way:
+            return False
+        self._under_way.add(source)
+        return True
+
+    def looked(self, source: str, lowest: int, now: float, state: SourceState | None) -> int:
+        """The log has answered, or failed to (None); gives how many events more are lost."""
+        self._under_way.discard(source)
+        if state is None:
+            return 0
+        self._looked[source] = (lowest, now)
+        self._looked.move_to_end(source)
+        if len(self._looked) > REMEMBERED_SOURCES:
+            oldest, _ = self._looked.popitem(last=False)
+            self._lost.pop(oldest, None)
+        before = self._lost.get(source, 0)
+        if len(state.lost) <= before:
+            return 0
+        self._lost[source] = len(state.lost)
+        return len(state.lost) - before
 
 
 class LogConsumer:
@@ -68,13 +107,11 @@ class LogConsumer:
         self._queue: deque[_Waiting] = deque()
         self._in_hand: list[_Waiting] = []
         self._is_fed = asyncio.Event()
-        self._is_flushed = asyncio.Event()
-        self._is_flushed.set()
+        self._is_stored = asyncio.Condition()
         self._received_at: dict[int, float] = {}
         self._chores: set[asyncio.Task[object]] = set()
-        self._lowest: dict[str, int] = {}
-        self._lost: dict[str, int] = {}
-        self._counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "undecodable": 0}
+        self._losses = _Losses()
+        self._counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "undecodable": 0, "lost": 0}
 
     def on_delivery(self, shard: int, delivery: Delivery) -> None:
         """Queue a message for the next transaction."""
@@ -87,19 +124,21 @@ class LogConsumer:
             self._do(self._keep_undecodable(delivery, error))
             return
         self._queue.append(_Waiting(shard, delivery, record))
-        self._is_flushed.clear()
         self._is_fed.set()
 
     def on_notice(self, delivery: Delivery) -> None:
         """A shipper's heartbeat, or a dead letter of a group."""
         if delivery.topic.startswith(f"{self._topics.prefix}/dead/"):
             letter = decode_letter(self._topics, delivery.topic, delivery.payload)
-            self._do(self._log.add_dead_letter(letter))
+            self._do(self._keep(letter))
             return
+        now = self._clock()
         for source, lowest in decode_node(delivery.payload).sources.items():
-            if lowest > 1 and self._lowest.get(source) != lowest:
-                self._lowest[source] = lowest
-                self._do(self._record_lost(source, lowest - 1))
+            run = Source.parse(source).run
+            if shard_of(slot_of(run), self._shards) not in self._received_at:
+                continue
+            if self._losses.should_look(source, lowest, now):
+                self._do(self._record_lost(run, source, lowest))
 
     def on_shard(self, shard: int) -> None:
         """The session stands: from now on silence means that there is nothing."""
@@ -107,17 +146,17 @@ class LogConsumer:
 
     async def release(self, shards: frozenset[int]) -> None:
         """Store what has been received before the sessions are let go of."""
-        if self._queue or self._in_hand:
-            try:
-                await asyncio.wait_for(self._is_flushed.wait(), 10.0)
-            except TimeoutError:
-                logger.warning("log: gave up shards with events unstored: they are sent again")
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS), self._is_stored:
+                await self._is_stored.wait_for(lambda: not shards & self._busy())
+        except TimeoutError:
+            logger.warning("log: gave up shards with events unstored: they are sent again")
         for shard in shards:
             self._received_at.pop(shard, None)
 
     def idle(self, now: float) -> list[int]:
         """Shards with nothing in hand, and nothing received for a moment."""
-        busy = {waiting.shard for waiting in (*self._queue, *self._in_hand)}
+        busy = self._busy()
         return sorted(
             shard
             for shard, at in self._received_at.items()
@@ -126,11 +165,7 @@ class LogConsumer:
 
     def report(self) -> dict[str, Any]:
         """Counters for the heartbeat."""
-        return {
-            **self._counts,
-            "lost": sum(self._lost.values()),
-            "held": len(self._queue) + len(self._in_hand),
-        }
+        return {**self._counts, "held": len(self._queue) + len(self._in_hand)}
 
     async def store(self) -> None:
         """Move what is queued into the log, one transaction after the other; never returns."""
@@ -141,7 +176,12 @@ class LogConsumer:
                 self._in_hand = self._take()
                 await self._store(self._in_hand)
                 self._in_hand = []
-            self._is_flushed.set()
+                async with self._is_stored:
+                    self._is_stored.notify_all()
+
+    def _busy(self) -> set[int]:
+        """Shards with something in hand."""
+        return {waiting.shard for waiting in (*self._queue, *self._in_hand)}
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -198,31 +238,36 @@ class LogConsumer:
         for (project, run), sources in runs.items():
             link.send_once(self._topics.stored(project, run), encode_stored(sources))
 
-    async def _record_lost(self, source: str, last: int) -> None:
-        """The journal has nothing up to ``last`` any more: what the log lacks of it is lost."""
-        run = Source.parse(source).run
-        if shard_of(slot_of(run), self._shards) not in self._received_at:
-            return
+    async def _record_lost(self, run: str, source: str, lowest: int) -> None:
+        """The journal has nothing below ``lowest`` any more: what the log lacks of it is lost."""
         reason = "the journal no longer holds it"
-        state = await self._log.record_lost(source, 1, last, reason, self._wall_clock())
-        if state is not None and state.lost and len(state.lost) != self._lost.get(source):
-            self._lost[source] = len(state.lost)
-            logger.error("log: run %s: events %s of %s are lost", run, state.lost, source)
+        state = None
+        try:
+            state = await self._log.record_lost(source, 1, lowest - 1, reason, self._wall_clock())
+        finally:
+            more = self._losses.looked(source, lowest, self._clock(), state)
+        if state is not None and state.lost:
+            # Also when it is no news: the shipper may have missed what it was told.
             self._confirm(AppendResult({source: state}))
+        if state is not None and more:
+            self._counts["lost"] += more
+            logger.error("log: run %s: events %s of %s are lost", run, state.lost, source)
 
     async def _keep_undecodable(self, delivery: Delivery, error: Exception) -> None:
         """Keep what cannot be stored as an event; acknowledged only once it is kept."""
+        await self._keep(_undecodable(delivery, error, self._wall_clock()))
+        delivery.ack()
+
+    async def _keep(self, letter: DeadLetter) -> None:
         backoff = Backoff(_LOG_RETRY)
-        letter = _undecodable(delivery, error, self._wall_clock())
         while True:
             try:
                 await self._log.add_dead_letter(letter)
-                break
+                return
             except LogError as failure:
                 if not failure.is_retryable:
                     raise
                 await asyncio.sleep(backoff.next_seconds())
-        delivery.ack()
 
     def _do(self, chore: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(chore)

@@ -16,6 +16,7 @@ from bus.events import decode_envelope
 from bus.feed import Item
 from bus.mqtt import Delivery
 from bus.sinks import RunRef, Sink
+from bus.source import Source
 from bus.stored import decode_stored
 from bus.topics import EventTopic, Topics, shard_of, slot_of
 from subscribers.worker.pump import RunPump
@@ -107,6 +108,8 @@ class SinkConsumer:
         try:
             project, run = self._topics.parse_tail(delivery.topic)
             sources = decode_stored(delivery.payload)
+            # Who may confirm a run is granted by topic.
+            sources = {name: ids for name, ids in sources.items() if Source.parse(name).run == run}
         except (EventError, ValueError) as error:
             logger.warning("%s: ignored %s: %s", self._sink.name, delivery.topic, error)
             return
@@ -191,13 +194,17 @@ class SinkConsumer:
 
     async def _forget(self, now: float) -> None:
         idle = [
-            key
+            (key, pump)
             for key, pump in self._pumps.items()
             if not pump.is_running and now - pump.active_at > FORGET_SECONDS
         ]
-        for key in idle:
-            pump = self._pumps.pop(key)
-            await self._sink.close_run(pump.run)
+        for key, pump in idle:
+            if not pump.feed.is_quiet():
+                # It failed, by an error of ours: its messages are held, and nobody else has them.
+                pump.wake()
+            elif not pump.is_running and self._pumps.get(key) is pump:
+                del self._pumps[key]
+                await self._sink.close_run(pump.run)
 
     async def _look(self) -> None:
         """Find runs of our shards that the log has more of than the sink."""

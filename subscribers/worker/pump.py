@@ -20,7 +20,8 @@ __all__ = ["RunPump"]
 
 logger = logging.getLogger(__name__)
 
-# How often a run that waits for something looks again by itself; messages wake it at once.
+# How often a run that waits for something looks again by itself; messages wake it at once. Also how
+# often the log is asked for one source of a run while another has events here.
 LOOK_AGAIN_SECONDS = 0.5
 _LOG_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=10.0)
 
@@ -57,6 +58,7 @@ class RunPump:
         self._is_opened = False
         self._refused: PermanentSinkError | None = None
         self._write_began: float | None = None
+        self._read_again_at = 0.0
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -83,8 +85,8 @@ class RunPump:
             return
         await asyncio.wait((self._task,), timeout=timeout_seconds)
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        # Not awaited itself: it may have failed, which has been said, and we may be cancelled.
+        await asyncio.wait((self._task,))
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -126,7 +128,7 @@ class RunPump:
                 for item in batch:
                     await self._writer.give_up(item, self._refused, self.feed.marks)
         except BaseException:
-            self.feed.put_back(batch)
+            _acknowledge(self.feed.put_back(batch))
             raise
         finally:
             self._write_began = None
@@ -134,10 +136,13 @@ class RunPump:
         self.active_at = self._clock()
 
     async def _read_missing(self) -> None:
-        if self._log is None or self.feed.has_work():
+        now = self._clock()
+        # One source that never ends must not keep another from being read.
+        if self._log is None or (self.feed.has_work() and now < self._read_again_at):
             return
+        self._read_again_at = now + LOOK_AGAIN_SECONDS
         backoff = Backoff(_LOG_RETRY)
-        for source, first, last in self.feed.wanted(self._clock()):
+        for source, first, last in self.feed.wanted(now):
             while True:
                 try:
                     found = await self._log.read(source, first, last)

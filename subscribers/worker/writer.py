@@ -103,7 +103,7 @@ class BatchWriter:
                 pairs.append((item, event))
         await self._write(pairs, marks)
         if self.stats.dead != dead_before:
-            await self._insist(lambda: self.sink.write(self.run, [], marks))
+            await self._write_marks(marks)
 
     def _is_elsewhere(self, event: Event) -> bool:
         """The run was started for other sinks; that is the first event of each source.
@@ -115,12 +115,12 @@ class BatchWriter:
             self._elsewhere.add(event.source)
         return event.source in self._elsewhere
 
-    async def give_up(self, item: Item, error: Exception, marks: Marks) -> None:
+    async def give_up(self, item: Item, error: Exception, marks: Marks, attempts: int = 1) -> None:
         """Make a dead letter of an event, and note that in the marks once it is kept."""
 
         async def keep() -> None:
             try:
-                await self.dead_letters.keep(self.run, item, error, max(self._attempts, 1))
+                await self.dead_letters.keep(self.run, item, error, attempts)
             except LogError as failure:
                 raise RetryableSinkError(f"cannot keep a dead letter: {failure}") from failure
 
@@ -131,6 +131,13 @@ class BatchWriter:
         await self._insist(keep)
         marks.add_dead(item.source, item.number)
         self.stats.dead += 1
+
+    async def _write_marks(self, marks: Marks) -> None:
+        try:
+            await self._insist(lambda: self.sink.write(self.run, [], marks))
+        except PermanentSinkError as error:
+            # The letters are kept; a worker that starts again makes them once more.
+            logger.warning("%s: run %s: marks: %s", self.sink.name, self.run.run, error)
 
     async def _write(self, pairs: Sequence[tuple[Item, Event]], marks: Marks) -> None:
         if not pairs:
@@ -143,7 +150,7 @@ class BatchWriter:
             await self._insist(lambda: self.sink.write(self.run, events, after))
         except PermanentSinkError as error:
             if len(pairs) == 1:
-                await self.give_up(pairs[0][0], error, marks)
+                await self.give_up(pairs[0][0], error, marks, self._attempts)
                 return
             middle = len(pairs) // 2
             await self._write(pairs[:middle], marks)
