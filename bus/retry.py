@@ -84,7 +84,7 @@ class RetryPolicy:
 SINK_RETRY = RetryPolicy()
 """For a sink that is down: without end."""
 
-RECONNECT = RetryPolicy(initial_seconds=0.4, cap_seconds=5.0)
+RECONNECT = RetryPolicy(initial_seconds=0.4, cap_seconds=2.0)
 """For a link to the broker. NATS refuses a client id that returns within about a second."""
 
 
