@@ -92,6 +92,18 @@ def test_a_hole_that_is_not_acknowledged_yet_is_left_alone() -> None:
     assert send(box) == []
 
 
+def test_what_was_sent_again_is_left_alone_until_it_is_acknowledged() -> None:
+    box = outbox(3)
+    send(box)
+    box.confirmed(ids((3, 3)), 1.0)
+    assert send(box, None) == [1, 2]
+    box.shard_idle(100.0)
+    box.add(4, 100)
+    send(box, 100.0)
+    box.confirmed(ids((3, 4)), 100.0)
+    assert send(box) == []
+
+
 def test_holes_come_before_new_events_lowest_first() -> None:
     box = outbox(4)
     send(box)
