@@ -79,7 +79,9 @@ def _measure(folder: Path, server: MlflowServer) -> dict[str, Any]:
         in_mlflow.is_over.set()
         logged, delivered = [], []
         log = EventLog.open(road.log_url)
-        for event in log.select(Selection(run="latency", kinds=frozenset({"metrics"}))):
+        for event in log.select(
+            Selection(run=road.run_id("latency"), kinds=frozenset({"metrics"}))
+        ):
             data = decode(event.raw).data
             assert isinstance(data, Metrics)
             for row in data.tables[0].rows:

@@ -45,6 +45,6 @@ def _has_ended(road: Road, run: str) -> bool:
     """The journal of a run holds its end."""
     for path in road.spool.glob("sources/[!.]*/*.journal"):
         text = path.read_bytes()
-        if f'"run":"{run}"'.encode() in text[:2000]:
+        if f'"run":"{road.run_id(run)}"'.encode() in text[:2000]:
             return b'"kind":"run_finished"' in text[-2000:]
     return False

@@ -47,7 +47,7 @@ def open_road(folder: Path, tracking_uri: str = "", mlflow_db: Path = Path()) ->
 def writer(road: Road, run: str, calls: int, rate: float = 0, *, ships: bool = True) -> Process:
     """A training process that logs ten floats per call, ``rate`` calls a second (0: at once)."""
     environ = road.environ if ships else {**road.environ, "TRAINBUS_SHIPPER": "off"}
-    arguments = (WRITER, run, str(calls), str(rate))
+    arguments = (WRITER, road.run_id(run), str(calls), str(rate))
     return road.processes.python(*arguments, environ=environ, name=run)
 
 

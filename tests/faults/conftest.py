@@ -14,10 +14,17 @@ from tests.fixtures.mlflow import MlflowServer
 from tests.fixtures.processes import Processes
 
 
-@pytest.fixture
-def road(tmp_path: Path, broker: EmbeddedBroker, processes: Processes) -> Iterator[Road]:
-    """A road over each broker, with SQLite everywhere."""
+@pytest.fixture(params=["mosquitto-sqlite-server", "nats-postgresql-file"])
+def road(request: pytest.FixtureRequest, tmp_path: Path, processes: Processes) -> Iterator[Road]:
+    """A road over each broker and each database, to an MLflow server and to MLflow's own file."""
+    engine, database, _ = request.param.split("-")
+    broker: EmbeddedBroker = request.getfixturevalue(engine)
     built = Road(tmp_path, broker, processes)
+    if database == "postgresql":
+        built.log_url = request.getfixturevalue("postgres_url")
+    else:
+        server: MlflowServer = request.getfixturevalue("mlflow_server")
+        built.tracking_uri, built.mlflow_db = server.uri, server.folder / "mlflow.db"
     yield built
     built.close()
 

@@ -63,7 +63,8 @@ def main() -> None:
     if arguments[0] == "trainbus":
         from bus.cli.main import main as trainbus
 
-        sys.exit(trainbus())
+        trainbus()
+        return
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

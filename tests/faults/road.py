@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import sqlite3
 from collections import Counter
@@ -33,6 +34,7 @@ class Road:
     Attributes:
         tracking_uri: MLflow's; by default a SQLite database that the worker opens itself.
         mlflow_db: Where the test looks what MLflow really holds.
+        suffix: Ends the id of every run: tests share a server.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class Road:
     log_url: str = ""
     tracking_uri: str = ""
     mlflow_db: Path = field(default=Path())
+    suffix: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def __post_init__(self) -> None:
         self.log_url = self.log_url or f"sqlite:///{self.folder / 'log.db'}"
@@ -73,9 +76,13 @@ class Road:
 
     def trainer(self, run: str, *options: str, environ: Mapping[str, str] | None = None) -> Process:
         """Start a training process."""
-        arguments = (TRAINER, run, str(self.truth_file(run)), *options)
+        arguments = (TRAINER, self.run_id(run), str(self.truth_file(run)), *options)
         settings = {**self.environ, **(environ or {})}
         return self.processes.python(*arguments, environ=settings, name=run)
+
+    def run_id(self, run: str) -> str:
+        """The id of a run, by the name it has in the test."""
+        return f"{run}-{self.suffix}"
 
     def truth_file(self, run: str) -> Path:
         """What the trainer of a run wrote down."""
@@ -91,7 +98,7 @@ class Road:
         log = EventLog.open(self.log_url)
         found: Counter[Point] = Counter()
         try:
-            for logged in log.select(Selection(run=run, kinds=frozenset({"metrics"}))):
+            for logged in log.select(Selection(run=self.run_id(run), kinds=frozenset({"metrics"}))):
                 data = decode(logged.raw).data
                 assert isinstance(data, Metrics)
                 for table in data.tables:
@@ -109,7 +116,8 @@ class Road:
             "where t.key = 'trainbus.run_id' and t.value = ?"
         )
         return Counter(
-            (str(key), int(step), float(value)) for key, step, value in self._ask(statement, run)
+            (str(key), int(step), float(value))
+            for key, step, value in self._ask(statement, self.run_id(run))
         )
 
     def status_in_mlflow(self, run: str) -> str:
@@ -118,7 +126,7 @@ class Road:
             "select r.status from runs r join tags t using (run_uuid) "
             "where t.key = 'trainbus.run_id' and t.value = ?"
         )
-        found = self._ask(statement, run)
+        found = self._ask(statement, self.run_id(run))
         assert len(found) <= 1, "MLflow has the run more than once"
         return str(found[0][0]) if found else ""
 

@@ -53,6 +53,35 @@ def test_a_hanging_mlflow_server_holds_up_nobody(
     road.wait_ended("hanging", "FINISHED", 60)
 
 
+def test_a_worker_whose_tracker_hangs_still_stops_in_time(
+    server_road: Road, killable_mlflow_server: MlflowServer
+) -> None:
+    road = server_road
+    road.worker("log")
+    sink = road.worker("mlflow")
+    assert road.trainer("before", "--steps", "20").wait(60) == 0
+    road.wait_arrived("before")
+    killable_mlflow_server.pause()
+    assert road.trainer("stuck", "--steps", "20").wait(60) == 0
+    # Ten seconds for the write in hand, and a little to leave the group.
+    assert sink.stop(15) == 0
+
+
+def test_a_worker_that_is_stopped_finishes_the_write_in_hand_and_loses_nothing(
+    road: Road,
+) -> None:
+    road.worker("log")
+    sink = road.worker("mlflow")
+    trainer = road.trainer("handover", "--steps", "300", "--pace", "0.02")
+    for least in (50, 300):
+        _wait_points(road, "handover", least)
+        assert sink.stop(15) == 0
+        sink = road.worker("mlflow")
+    assert trainer.wait(60) == 0
+    road.wait_arrived("handover")
+    road.wait_ended("handover", "FINISHED")
+
+
 def test_events_that_a_bounded_queue_dropped_come_from_the_event_log(
     short_queue_road: Road,
 ) -> None:
@@ -117,7 +146,7 @@ def test_a_poisonous_event_becomes_a_dead_letter_and_everything_around_it_arrive
     road.wait_arrived("poison")
     road.wait_ended("poison", "FINISHED")
     log = EventLog.open(road.log_url)
-    (letter,) = log.dead_letters(run="poison")
+    (letter,) = log.dead_letters(run=road.run_id("poison"))
     log.close()
     assert letter.group == "mlflow"
     assert letter.reason == "permanent"
@@ -153,3 +182,7 @@ def test_order_within_a_run_is_kept_in_the_tracker(mosquitto_road: Road) -> None
     assert per_key
     assert all(steps == sorted(steps) for steps in per_key.values())
     assert Counter(len(steps) for steps in per_key.values()) == {300: 2}
+
+
+def _wait_points(road: Road, run: str, least: int) -> None:
+    wait_until(lambda: sum(road.in_mlflow(run).values()) >= least, 60, f"{least} points")
