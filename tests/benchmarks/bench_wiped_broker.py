@@ -1,4 +1,4 @@
-"""The broker is killed and its data deleted under load: how long after its return everything is stored."""
+"""The broker is killed and its data deleted: how long after its return everything is stored."""
 
 from __future__ import annotations
 

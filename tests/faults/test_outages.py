@@ -73,7 +73,7 @@ def test_a_worker_that_is_stopped_finishes_the_write_in_hand_and_loses_nothing(
     road.worker("log")
     sink = road.worker("mlflow")
     trainer = road.trainer("handover", "--steps", "300", "--pace", "0.02")
-    for least in (50, 300):
+    for least in (50, 450):
         _wait_points(road, "handover", least)
         assert sink.stop(15) == 0
         sink = road.worker("mlflow")
