@@ -3,7 +3,8 @@
 The file is lines as in a segment; each payload is ``[id, segment, start, end]``, with an object
 behind it for what the journal itself does not say (the uploaded blob, the last id). It is written
 and synced before an event is first sent, so that an event sent again, by this shipper or the next,
-has the same bytes. A torn last line was never sent, and is skipped.
+has the same bytes. A torn last line was never sent, and is skipped; one that lacks no more than its
+newline counts, because the next line brings it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from bus.errors import JournalError
-from publishers.journal.format import make_line
+from publishers.journal.format import check_line, make_line
 from publishers.journal.reader import SegmentReader
 
 __all__ = ["Cut", "CutsFile"]
@@ -83,10 +84,11 @@ class CutsFile:
     def read(self) -> list[Cut]:
         """All cuts that were written whole, in the order they were written."""
         reader = SegmentReader()
-        size = os.fstat(self._fd).st_size
-        lines = reader.feed(os.pread(self._fd, size, 0)) if size else []
-        self._needs_newline = reader.finish() is not None
-        return [Cut.parse(line.payload) for line in lines if line.payload is not None]
+        data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        payloads = [line.payload for line in reader.feed(data)]
+        self._needs_newline = reader.pending > 0
+        payloads.append(check_line(data[reader.offset :]))
+        return [Cut.parse(payload) for payload in payloads if payload is not None]
 
     def append(self, cuts: Iterable[Cut]) -> None:
         """Write cuts and sync them to disk: when this returns they may be sent."""

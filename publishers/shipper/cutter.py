@@ -27,7 +27,7 @@ from publishers.journal.reader import Block
 from publishers.shipper.compose import Composer, Rows, join_rows, row_time, table_prefix
 from publishers.shipper.cuts import Cut
 
-__all__ = ["COALESCE_BYTES", "Cutter", "PendingBlob", "PlannedEvent"]
+__all__ = ["COALESCE_BYTES", "Cutter", "PendingBlob", "PlannedEvent", "is_end"]
 
 COALESCE_BYTES = 64 * 1024
 """Journal bytes of the rows of one event at the most. Measured: larger events gain nothing."""
@@ -36,6 +36,8 @@ _ROOM_BYTES = MAX_EVENT_BYTES - 8 * 1024
 """For the rows of an event and the names of their tables; the rest is the envelope's."""
 _TABLE_BYTES = 24
 """What a table has besides its names and rows."""
+
+_END = "run_finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ class Cutter:
             self.damaged += 1
             return
         self._close_batch(planned)
-        if record["kind"] == "run_finished":
+        if record["kind"] == _END:
             self.has_end = True
             self._end = (cut, record)
         elif "blob" in record:
@@ -290,6 +292,12 @@ class Cutter:
             return
         self.next_id += 1
         planned.append(PlannedEvent(cut, kind, raw))
+
+
+def is_end(payload: bytes) -> bool:
+    """Whether a line says that the run has ended."""
+    record = _parse_record(payload) if payload.startswith(b"{") else None
+    return record is not None and record["kind"] == _END
 
 
 def _parse_record(payload: bytes) -> dict[str, Any] | None:

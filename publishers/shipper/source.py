@@ -21,7 +21,7 @@ from publishers.journal.format import BLOBS_NAME, CUTS_NAME, SegmentHeader
 from publishers.journal.reader import Block, SegmentReader
 from publishers.shipper.abandoned import is_abandoned, write_end
 from publishers.shipper.cuts import Cut, CutsFile
-from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent
+from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent, is_end
 from publishers.shipper.segments import SegmentFiles
 
 __all__ = ["Commit", "JournalSource"]
@@ -304,7 +304,10 @@ class JournalSource:
         self._cuts_file.close()
 
     def _resume(self, segments: list[int], cuts: list[Cut]) -> None:
-        """Go on reading behind the last cut; find records before it that wait for an upload."""
+        """Go on reading behind the last cut; find records before it that wait for an upload.
+
+        And the end of the run: one that was cut must not be taken for a run left without an end.
+        """
         self._segment, offset = max(
             ((cut.segment, cut.end) for cut in cuts), default=(segments[0], 0)
         )
@@ -319,6 +322,8 @@ class JournalSource:
                 if is_before and not is_cut:
                     block = Block([line.offset], [line.payload or b""], [line.end])
                     self.planned += self._cutter.feed(segment, block, 0.0)
+                elif is_cut and is_end(line.payload or b""):
+                    self._cutter.has_end = True
             self._known_keys.add(segment)
 
     def _learn_keys(self, segment: int) -> None:
