@@ -100,6 +100,7 @@ class RunStarted(Struct, frozen=True, omit_defaults=True, tag_field=None):
         sinks: Names of the sinks this run goes to; None for all of them.
         options: Per sink, what only that sink understands (registered model name, model id, …).
         config: Whatever describes the run and is not a parameter.
+        loss: As in RunFinished: even, when a node that was lost has returned.
     """
 
     rank: _Count = 0
@@ -116,6 +117,7 @@ class RunStarted(Struct, frozen=True, omit_defaults=True, tag_field=None):
     config: dict[str, Any] = {}
     sinks: list[str] | None = None
     options: dict[str, dict[str, Any]] = {}
+    loss: _Count = 0
 
 
 class Params(Struct, frozen=True):
@@ -239,6 +241,8 @@ class RunFinished(Struct, frozen=True, omit_defaults=True):
         dropped: Per cause, what never reached the bus (``disk_full``, ``bad_value``, …).
         rank: As in RunStarted, so that the end can be decided from this event alone.
         attempt: As in RunStarted.
+        loss: 0 for the word of the process or its node. The log group counts its own words about
+            a node that it cannot hear: odd, the node is lost.
     """
 
     status: RunStatus
@@ -247,6 +251,7 @@ class RunFinished(Struct, frozen=True, omit_defaults=True):
     dropped: dict[str, int] = {}
     rank: _Count = 0
     attempt: _Positive = 1
+    loss: _Count = 0
 
 
 KindData = (

@@ -10,20 +10,24 @@ The rules:
 - The end is the latest end among those ranks.
 - A rank that starts a higher attempt reopens the run.
 - Of two ends of one attempt, the process's own word (completed, failed) beats "killed", which
-  others report for a process they take for dead: a node that was lost and returns is believed.
+  others report for a process they take for dead.
+- The log group speaks for nodes that are lost, and counts its words per process: an odd one says
+  that the node is lost and the attempt counts as killed, an even one that it has returned and the
+  attempt runs again. The highest counts, and any end that came from the node beats it.
 
 Every rule takes a maximum, so that events may come late, twice or in any order, and the outcome is
 the same.
 
 **Text form**, for a tracker's tag: ``1;w2@1;0:1c1767225600.5;1:1r`` is version 1; the world of two
 ranks, named by attempt 1; rank 0 in attempt 1, completed at that Unix time; rank 1 in attempt 1,
-running. ``f`` is failed, ``k`` killed; ``w-`` stands for a world not named yet.
+running. ``f`` is failed, ``k`` killed; ``w-`` stands for a world not named yet. ``l1@1767225600.5``
+behind a rank is the first word about its node: lost, at that time.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from bus.errors import EventError
@@ -39,7 +43,8 @@ assert set(_SEVERITY) == set(get_args(RunStatus))
 
 _VERSION = "1"
 _WORLD = re.compile(r"w(?:(\d+)@(\d+)|-)")
-_RANK = re.compile(r"(\d+):(\d+)(?:r|([cfk])(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?))")
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
+_RANK = re.compile(rf"(\d+):(\d+)(?:r|([cfk])({_NUMBER}))(?:l(\d+)@({_NUMBER}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,29 @@ class RankState:
         attempt: The highest attempt seen, from 1.
         status: How that attempt ended; None while it runs.
         end_seconds: When it ended, Unix seconds.
+        loss: The log group's highest word about its node: odd lost, even returned, 0 none.
+        loss_seconds: When that was, Unix seconds.
     """
 
     attempt: int
     status: RunStatus | None = None
     end_seconds: float = 0.0
+    loss: int = 0
+    loss_seconds: float = 0.0
 
     def merge(self, other: RankState) -> RankState:
-        """The one that counts of two reports about the same rank."""
-        return max(self, other, key=RankState._weight)
+        """What counts of two reports about the same rank."""
+        if self.attempt != other.attempt:
+            return max(self, other, key=lambda state: state.attempt)
+        word = max(self, other, key=RankState._weight)
+        loss = max(self, other, key=lambda state: (state.loss, state.loss_seconds))
+        return replace(word, loss=loss.loss, loss_seconds=loss.loss_seconds)
+
+    def end(self) -> tuple[RunStatus, float] | None:
+        """How and when the attempt ended; None while it runs."""
+        if self.status is not None:
+            return self.status, self.end_seconds
+        return ("killed", self.loss_seconds) if self.loss % 2 else None
 
     def _weight(self) -> tuple[int, bool, bool, int, float]:
         if self.status is None:
@@ -93,18 +112,18 @@ class RunLife:
         self._merge(rank, RankState(attempt))
 
     def finish(self, rank: int, attempt: int, status: RunStatus, end_seconds: float) -> None:
-        """A process of the run has ended, or is taken for dead."""
+        """A process of the run has ended, or is taken for dead on its own node."""
         self._merge(rank, RankState(attempt, status, end_seconds))
+
+    def see_loss(self, rank: int, attempt: int, loss: int, seconds: float) -> None:
+        """The log group's word about the node of a process: odd lost, even returned."""
+        self._merge(rank, RankState(attempt, loss=loss, loss_seconds=seconds))
 
     def outcome(self) -> Outcome | None:
         """How the run ended; None while it runs."""
         size = self.world[1] if self.world else max(self.ranks, default=-1) + 1
         states = [self.ranks.get(rank) for rank in range(size)] if size <= len(self.ranks) else []
-        ends = [
-            (state.status, state.end_seconds)
-            for state in states
-            if state is not None and state.status is not None
-        ]
+        ends = [end for state in states if state is not None and (end := state.end())]
         if not ends or len(ends) < size:
             return None
         worst = max((status for status, _ in ends), key=lambda status: _SEVERITY[status])
@@ -132,9 +151,11 @@ class RunLife:
             match = _RANK.fullmatch(part)
             if match is None:
                 raise EventError("lifecycle", f"{part[:60]!r} is not the state of a rank")
-            rank, attempt, letter, end = match.groups()
+            rank, attempt, letter, end, loss, since = match.groups()
             status = _STATUSES.get(letter or "")
-            life.ranks[int(rank)] = RankState(int(attempt), status, float(end or 0.0))
+            life.ranks[int(rank)] = RankState(
+                int(attempt), status, float(end or 0.0), int(loss or 0), float(since or 0.0)
+            )
         return life
 
     def __str__(self) -> str:
@@ -148,6 +169,6 @@ class RunLife:
 
 
 def _rank_text(rank: int, state: RankState) -> str:
-    if state.status is None:
-        return f"{rank}:{state.attempt}r"
-    return f"{rank}:{state.attempt}{_LETTERS[state.status]}{state.end_seconds!r}"
+    word = "r" if state.status is None else f"{_LETTERS[state.status]}{state.end_seconds!r}"
+    loss = f"l{state.loss}@{state.loss_seconds!r}" if state.loss else ""
+    return f"{rank}:{state.attempt}{word}{loss}"

@@ -19,6 +19,7 @@ class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         sources: Per source the lowest id its journal still holds: all below is stored or gone.
+        live: All sources it serves, also those of which everything is stored.
         waiting: Events published and not yet confirmed as stored.
         backlog_bytes: Journal bytes not yet published.
         has_left: The shipper has gone; also its last will.
@@ -27,6 +28,7 @@ class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     spool: str
     sources: dict[str, _Id] = {}
+    live: list[str] = []
     waiting: int = 0
     backlog_bytes: int = 0
     has_left: bool = False

@@ -21,6 +21,10 @@ _SOURCE = re.compile(
 )
 
 
+_LOSS = "lost:"
+"""Begins the node of a loss source. A colon cannot be mistaken: a host name holds none."""
+
+
 def new_incarnation(attempt: int, start_seconds: float) -> str:
     """A name for one life of a process: attempt, start time (Unix seconds, hex), 64 random bits."""
     return f"{attempt}-{int(start_seconds):x}-{os.urandom(8).hex()}"
@@ -54,6 +58,15 @@ class Source:
     def attempt(self) -> int:
         """Which try of its rank this is, from 1."""
         return int(self.incarnation.partition("-")[0])
+
+    @property
+    def is_loss(self) -> bool:
+        """The log group's own journal about a node that it could not hear."""
+        return self.node.startswith(_LOSS)
+
+    def loss(self) -> Source:
+        """The source of what the log group says about this one's node."""
+        return Source(self.run, self.rank, self.incarnation, f"{_LOSS}{self.node}")
 
     def __str__(self) -> str:
         run, node = encode_level(self.run, "run"), encode_level(self.node, "node")

@@ -16,7 +16,12 @@ from bus.errors import ConfigError
 from bus.group.membership import HEARTBEAT_SECONDS
 from bus.sinks import sink_names
 from bus.topics import SLOTS
-from subscribers.worker.options import DEFAULT_SHARDS, LOG_GROUP, WorkerOptions
+from subscribers.worker.options import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_SHARDS,
+    LOG_GROUP,
+    WorkerOptions,
+)
 
 __all__ = ["worker"]
 
@@ -38,6 +43,10 @@ def worker(
     heartbeat: Annotated[
         float, typer.Option(help="Seconds between heartbeats, the same for all members.")
     ] = HEARTBEAT_SECONDS,
+    grace: Annotated[
+        float,
+        typer.Option(help="log only: seconds until a silent node counts as lost."),
+    ] = DEFAULT_GRACE_SECONDS,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
 ) -> None:
     """Run one member of a group: start as many as you like, anywhere."""
@@ -52,7 +61,9 @@ def worker(
         raise ConfigError(f"--shards {shards}: a group has 1 to {SLOTS} shards")
     if not heartbeat > 0:
         raise ConfigError(f"--heartbeat {heartbeat}: must be above 0")
-    options = WorkerOptions(sink, shards, backfill, not no_log, heartbeat)
+    if not grace > 0:
+        raise ConfigError(f"--grace {grace}: must be above 0")
+    options = WorkerOptions(sink, shards, backfill, not no_log, heartbeat, grace)
     asyncio.run(_run(options, Settings.from_environment()))
     # A call into a tracker that hangs keeps its thread, and a thread keeps the process. All that is
     # ours is finished and acknowledged by now; the rest comes again.

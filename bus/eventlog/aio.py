@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from bus.eventlog.log import EventLog
 from bus.eventlog.records import (
+    RETRIED,
     AppendResult,
     DeadLetter,
     Group,
@@ -62,6 +63,22 @@ class AsyncEventLog:
         """Sources that the log wrote to at or after a time (Unix seconds)."""
         return await self._call(self._log.changed_since, since)
 
+    async def unfinished_sources(self, since: float) -> list[SourceState]:
+        """Sources without an end of their own, changed lately."""
+        return await self._call(self._log.unfinished_sources, since)
+
+    async def states(self, names: Sequence[str]) -> dict[str, SourceState]:
+        """The sources of these names that the log knows."""
+        return await self._call(self._log.states, names)
+
+    async def get_sink_state(self, group: str, project: str, run: str) -> bytes | None:
+        """What a group keeps in the log about a run."""
+        return await self._call(self._log.get_sink_state, group, project, run)
+
+    async def put_sink_state(self, group: str, project: str, run: str, value: bytes) -> None:
+        """Keep something in the log about a run."""
+        await self._call(self._log.put_sink_state, group, project, run, value)
+
     async def register_group(self, group: str, shards: int, now: float) -> Group:
         """Note that a group exists; returns what was noted first."""
         return await self._call(self._log.register_group, group, shards, now)
@@ -71,8 +88,18 @@ class AsyncEventLog:
         return await self._call(self._log.move_group_start, group, started_at)
 
     async def add_dead_letter(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter; False if it was kept before."""
+        """Keep a dead letter, or what became of it; False if that is no news."""
         return await self._call(self._log.add_dead_letter, letter)
+
+    async def retried_letters(self, group: str) -> list[DeadLetter]:
+        """The letters of a group that are to be tried again, without their bytes."""
+        return await self._call(
+            self._log.dead_letters, group=group, states=(RETRIED,), has_raw=False
+        )
+
+    async def dead_letters(self, keys: Sequence[int]) -> list[DeadLetter]:
+        """The letters of these numbers."""
+        return await self._call(self._log.dead_letters, keys=keys)
 
     async def close(self) -> None:
         """Close the log once the calls under way have returned."""

@@ -28,16 +28,18 @@ All methods are synchronous and may be called from several threads at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Self
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Self
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Select, select
 
 from bus.errors import ConfigError, LogError
 from bus.eventlog import append, groups, letters, reading, summaries
 from bus.eventlog.engine import WRITE_OPTION, engine_for, file_of, parse_url
 from bus.eventlog.failures import translated
 from bus.eventlog.records import (
+    DISCARDED,
+    RETRIED,
     AppendResult,
     DeadLetter,
     Group,
@@ -57,6 +59,9 @@ __all__ = ["CHANGED_MARGIN_SECONDS", "EventLog"]
 
 CHANGED_MARGIN_SECONDS = 60.0
 """How far back a reader of ``changed_since`` looks: longest append plus clock difference."""
+
+_NAMES_AT_ONCE = 500
+"""Bound values of one query: SQLite allows 32,766, and 999 in old builds."""
 
 DEFAULT_LIMIT_BYTES = 4 * 1024 * 1024
 DEFAULT_CHUNK_BYTES = 16 * 1024 * 1024
@@ -139,8 +144,7 @@ class EventLog:
         query = select(sources).where(sources.c.run == run).order_by(sources.c.source)
         if project is not None:
             query = query.where(sources.c.project == project)
-        with translated(self._place), self._engine.begin() as connection:
-            return [append.state_of(row) for row in connection.execute(query)]
+        return self._states(query)
 
     def changed_since(self, since: float) -> list[SourceState]:
         """Sources with ``changed_at`` at or after ``since`` (Unix seconds), oldest change first.
@@ -148,9 +152,23 @@ class EventLog:
         See invariant 5 for how to ask again.
         """
         query = select(sources).where(sources.c.changed_at >= since)
-        with translated(self._place), self._engine.begin() as connection:
-            rows = connection.execute(query.order_by(sources.c.changed_at, sources.c.source_key))
-            return [append.state_of(row) for row in rows]
+        return self._states(query.order_by(sources.c.changed_at, sources.c.source_key))
+
+    def unfinished_sources(self, since: float) -> list[SourceState]:
+        """Sources without an end of their own, changed at ``since`` (Unix seconds) or later."""
+        query = select(sources).where(
+            sources.c.finished_id.is_(None), sources.c.changed_at >= since
+        )
+        return self._states(query)
+
+    def states(self, names: Sequence[str]) -> dict[str, SourceState]:
+        """The sources of these names that the log knows."""
+        found: dict[str, SourceState] = {}
+        for start in range(0, len(names), _NAMES_AT_ONCE):
+            part = names[start : start + _NAMES_AT_ONCE]
+            states = self._states(select(sources).where(sources.c.source.in_(part)))
+            found |= {state.source: state for state in states}
+        return found
 
     def read(
         self,
@@ -219,20 +237,44 @@ class EventLog:
             return summaries.losses(connection, run, project)
 
     def add_dead_letter(self, letter: DeadLetter) -> bool:
-        """Keep a dead letter.
+        """Keep a dead letter, or what became of it: resolved, or given up once more after a retry.
 
         Returns:
-            False when the group has given up the same event before; the first letter stays.
+            False when that is no news: the first letter of an event stays.
         """
         with translated(self._place), self._writer.begin() as connection:
             return letters.add(connection, letter)
 
     def dead_letters(
-        self, group: str | None = None, run: str | None = None, project: str | None = None
+        self,
+        group: str | None = None,
+        run: str | None = None,
+        project: str | None = None,
+        *,
+        states: Collection[str] | None = None,
+        keys: Collection[int] | None = None,
+        has_raw: bool = True,
     ) -> list[DeadLetter]:
-        """Dead letters in the order they were given up."""
+        """Dead letters in the order they were first given up; without ``has_raw`` no bytes."""
         with translated(self._place), self._engine.begin() as connection:
-            return letters.find(connection, group, run, project)
+            return letters.find(
+                connection, group, run, project, states=states, keys=keys, has_raw=has_raw
+            )
+
+    def count_dead_letters(self) -> dict[tuple[str, str], int]:
+        """How many dead letters there are, by group and state."""
+        with translated(self._place), self._engine.begin() as connection:
+            return letters.count(connection)
+
+    def retry_dead_letters(self, keys: Sequence[int], now: float) -> int:
+        """Ask for letters to be tried again; gives how many can be."""
+        with translated(self._place), self._writer.begin() as connection:
+            return letters.move(connection, keys, RETRIED, now)
+
+    def discard_dead_letters(self, keys: Sequence[int], now: float) -> int:
+        """Close letters for good; gives how many were not delivered yet."""
+        with translated(self._place), self._writer.begin() as connection:
+            return letters.move(connection, keys, DISCARDED, now)
 
     def register_group(self, group: str, shards: int, now: float) -> Group:
         """Note a group at its first start; later calls change nothing.
@@ -252,6 +294,11 @@ class EventLog:
         with translated(self._place), self._writer.begin() as connection:
             return groups.move_start(connection, group, started_at)
 
+    def resize_group(self, group: str, shards: int) -> Group | None:
+        """Note another number of shards; None when the group is not registered."""
+        with translated(self._place), self._writer.begin() as connection:
+            return groups.resize(connection, group, shards)
+
     def groups(self) -> list[Group]:
         """All groups that ever worked with this log, by name."""
         with translated(self._place), self._engine.begin() as connection:
@@ -266,6 +313,10 @@ class EventLog:
         """Keep a value for a sink, in place of the one before."""
         with translated(self._place), self._writer.begin() as connection:
             groups.put_state(connection, group, project, run, value)
+
+    def _states(self, query: Select[Any]) -> list[SourceState]:
+        with translated(self._place), self._engine.begin() as connection:
+            return [append.state_of(row) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Close all connections."""

@@ -108,10 +108,18 @@ def _details(
     """What the ranks say of their run, and the number of lost events, by (project, run)."""
     lives: dict[tuple[str, str], RunLife] = defaultdict(RunLife)
     lost: dict[tuple[str, str], int] = defaultdict(int)
-    query = select(sources.c.project, sources.c.run, sources.c.source, sources.c.lost)
+    query = select(
+        *(sources.c.project, sources.c.run, sources.c.source, sources.c.lost),
+        *(sources.c.stored, sources.c.last_time),
+    )
     for row in connection.execute(query.where(sources.c.run.in_(names))):
         lost[row.project, row.run] += len(IdRanges.parse(row.lost))
-        _see(lives[row.project, row.run], Source.parse(row.source))
+        source, life = Source.parse(row.source), lives[row.project, row.run]
+        if source.is_loss:
+            words = IdRanges.parse(row.stored).top
+            life.see_loss(source.rank, source.attempt, words, row.last_time or 0.0)
+        else:
+            _see(life, source)
     # A source begins with run_started; it and run_finished are all that the status needs.
     wanted = or_(events.c.id == 1, events.c.id == sources.c.finished_id)
     query = _with_events(wanted).where(
@@ -151,7 +159,9 @@ def _hear(life: RunLife, raw: bytes, time: float) -> None:
         data = wire.decode(raw).data
     except EventError:
         return
-    if isinstance(data, RunStarted):
+    if isinstance(data, RunStarted | RunFinished) and data.loss:
+        life.see_loss(data.rank, data.attempt, data.loss, time)
+    elif isinstance(data, RunStarted):
         life.start(data.rank, data.attempt, data.world.ranks)
     elif isinstance(data, RunFinished):
         life.finish(data.rank, data.attempt, data.status, time)

@@ -379,4 +379,11 @@ class Shipper:
             for active in self._sources.values()
             if (low := active.outbox.lowest) is not None
         }
-        return NodeHeartbeat(self._node, self._spool_name, lowest, self.waiting, self.unread_bytes)
+        return NodeHeartbeat(
+            self._node,
+            self._spool_name,
+            sources=lowest,
+            live=[active.journal.header.source for active in self._sources.values()],
+            waiting=self.waiting,
+            backlog_bytes=self.unread_bytes,
+        )

@@ -28,6 +28,8 @@ from bus.retry import Backoff, RetryPolicy
 from bus.source import Source
 from bus.stored import encode_stored
 from bus.topics import Topics, shard_of, slot_of
+from subscribers.log.lostnodes import LostNodes
+from subscribers.worker.options import DEFAULT_GRACE_SECONDS
 
 __all__ = ["LogConsumer"]
 
@@ -95,6 +97,7 @@ class LogConsumer:
         log: AsyncEventLog,
         topics: Topics,
         shards: int,
+        grace_seconds: float = DEFAULT_GRACE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -111,6 +114,9 @@ class LogConsumer:
         self._received_at: dict[int, float] = {}
         self._chores: set[asyncio.Task[object]] = set()
         self._losses = _Losses()
+        self.lost_nodes = LostNodes(
+            log, topics, grace_seconds, self._is_ours, self._confirm, clock, wall_clock
+        )
         self._counts = {"stored": 0, "duplicates": 0, "conflicts": 0, "undecodable": 0, "lost": 0}
 
     def on_delivery(self, shard: int, delivery: Delivery) -> None:
@@ -133,9 +139,12 @@ class LogConsumer:
             self._do(self._keep(letter))
             return
         now = self._clock()
-        for source, lowest in decode_node(delivery.payload).sources.items():
+        beat = decode_node(delivery.payload)
+        if not beat.has_left:
+            self.lost_nodes.heard(beat.live)
+        for source, lowest in beat.sources.items():
             run = Source.parse(source).run
-            if shard_of(slot_of(run), self._shards) not in self._received_at:
+            if not self._is_ours(run):
                 continue
             if self._losses.should_look(source, lowest, now):
                 self._do(self._record_lost(run, source, lowest))
@@ -143,6 +152,7 @@ class LogConsumer:
     def on_shard(self, shard: int) -> None:
         """The session stands: from now on silence means that there is nothing."""
         self._received_at[shard] = self._clock()
+        self.lost_nodes.shards_changed()
 
     async def release(self, shards: frozenset[int]) -> None:
         """Store what has been received before the sessions are let go of."""
@@ -153,6 +163,7 @@ class LogConsumer:
             logger.warning("log: gave up shards with events unstored: they are sent again")
         for shard in shards:
             self._received_at.pop(shard, None)
+        self.lost_nodes.shards_changed()
 
     def idle(self, now: float) -> list[int]:
         """Shards with nothing in hand, and nothing received for a moment."""
@@ -165,7 +176,11 @@ class LogConsumer:
 
     def report(self) -> dict[str, Any]:
         """Counters for the heartbeat."""
-        return {**self._counts, "held": len(self._queue) + len(self._in_hand)}
+        return {
+            **self._counts,
+            "held": len(self._queue) + len(self._in_hand),
+            "open_sources": self.lost_nodes.watched,
+        }
 
     async def store(self) -> None:
         """Move what is queued into the log, one transaction after the other; never returns."""
@@ -178,6 +193,10 @@ class LogConsumer:
                 self._in_hand = []
                 async with self._is_stored:
                     self._is_stored.notify_all()
+
+    def _is_ours(self, run: str) -> bool:
+        """This member owns the shard of a run."""
+        return shard_of(slot_of(run), self._shards) in self._received_at
 
     def _busy(self) -> set[int]:
         """Shards with something in hand."""
@@ -205,6 +224,7 @@ class LogConsumer:
                 logger.warning("log: cannot store, will retry: %s", error)
                 await asyncio.sleep(backoff.next_seconds())
         self._note(result, len(batch))
+        self.lost_nodes.stored(records)
         self._confirm(result)
         for waiting in batch:
             waiting.delivery.ack()

@@ -156,6 +156,9 @@ def plan(events: Sequence[Event]) -> Plan:
 
 def _run_started(result: Plan, event: Event) -> None:
     data = _data(event, RunStarted)
+    if data.loss:
+        _loss(result, data, event.time)
+        return
     result.is_starting = True
     result.reports.append(lambda life: life.start(data.rank, data.attempt, data.world.ranks))
     for name, value in data.tags.items():
@@ -265,6 +268,10 @@ def _model(result: Plan, event: Event) -> None:
 
 def _run_finished(result: Plan, event: Event) -> None:
     data = _data(event, RunFinished)
+    if data.loss:
+        _loss(result, data, event.time)
+        result.set_tag(f"trainbus.error{_of_rank(data.rank)}", data.error)
+        return
     result.reports.append(
         lambda life: life.finish(data.rank, data.attempt, data.status, event.time)
     )
@@ -272,6 +279,11 @@ def _run_finished(result: Plan, event: Event) -> None:
         result.set_tag(f"trainbus.error{_of_rank(data.rank)}", data.error)
     if data.dropped:
         result.set_tag(f"trainbus.dropped{_of_rank(data.rank)}", json.dumps(data.dropped))
+
+
+def _loss(result: Plan, data: RunStarted | RunFinished, seconds: float) -> None:
+    """The log group's word about a node that was lost, or has returned."""
+    result.reports.append(lambda life: life.see_loss(data.rank, data.attempt, data.loss, seconds))
 
 
 _HANDLERS: dict[type[KindData], Callable[[Plan, Event], None]] = {

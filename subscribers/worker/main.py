@@ -8,7 +8,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 
 from bus.config import Settings
 from bus.errors import ConfigError, LogError
@@ -57,11 +57,11 @@ async def _run_log_worker(
     if log is None:
         raise ConfigError("the log worker needs the event log: set TRAINBUS_LOG")
     topics = settings.topics
-    consumer = LogConsumer(log, topics, options.shards)
+    consumer = LogConsumer(log, topics, options.shards, options.grace_seconds)
     notices = (topics.nodes_filter, topics.dead_filter)
     host = _host(options, settings, topics, consumer, notices)
-    consumer.host = host
-    await _run(host, stop, consumer.store())
+    consumer.host = consumer.lost_nodes.host = host
+    await _run(host, stop, consumer.store(), consumer.lost_nodes.tend())
 
 
 async def _run_sink_worker(
@@ -110,9 +110,11 @@ def _host(
     )
 
 
-async def _run(host: GroupHost, stop: asyncio.Event, work: object) -> None:
-    """Run the member and its consumer's work; the first to fail ends both."""
-    tasks = [asyncio.create_task(host.run(stop)), asyncio.create_task(work)]  # type: ignore[arg-type]  # a coroutine
+async def _run(
+    host: GroupHost, stop: asyncio.Event, *work: Coroutine[object, object, None]
+) -> None:
+    """Run the member and its consumer's work; the first to fail ends all."""
+    tasks = [asyncio.create_task(one) for one in (host.run(stop), *work)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:

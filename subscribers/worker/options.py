@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from bus.group.membership import HEARTBEAT_SECONDS
 
-__all__ = ["DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions"]
+__all__ = ["DEFAULT_GRACE_SECONDS", "DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions"]
 
 DEFAULT_SHARDS = 8
 LOG_GROUP = "log"
+DEFAULT_GRACE_SECONDS = 60.0
+"""How long the log group waits for a silent node before it ends the node's part of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class WorkerOptions:
         is_backfill: Catch up on runs from before the group existed.
         has_log: Use the event log; without it a worker holds messages instead of catching up.
         heartbeat_seconds: Between two heartbeats; the same for all members.
+        grace_seconds: The log group takes a node for lost that was silent for so long.
     """
 
     sink: str
@@ -29,3 +32,4 @@ class WorkerOptions:
     is_backfill: bool = False
     has_log: bool = True
     heartbeat_seconds: float = HEARTBEAT_SECONDS
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
