@@ -1,7 +1,8 @@
 """Dead letters on the bus: ``dead/{group}/{project}/{run}``, a JSON object each.
 
 A worker that has the event log's URL keeps its dead letters there itself, and publishes them for
-whoever watches; one that has not leaves the keeping to the log group.
+whoever watches; one that has not leaves the keeping to the log group. A letter whose ``state`` is
+``resolved`` says that the event was delivered after all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from bus.errors import EventError
-from bus.eventlog.records import DeadLetter
+from bus.eventlog.records import OPEN, RESOLVED, DeadLetter
 from bus.topics import Topics
 
 __all__ = ["decode_letter", "encode_letter"]
@@ -28,6 +29,7 @@ class _Message(msgspec.Struct, omit_defaults=True):
     time: float
     event: str
     """The exact bytes of the event, base64: they need not be text."""
+    state: str = OPEN
 
 
 _decoder = msgspec.json.Decoder(_Message)
@@ -44,6 +46,7 @@ def encode_letter(letter: DeadLetter) -> bytes:
             letter.attempts,
             letter.time,
             base64.b64encode(letter.raw).decode(),
+            letter.state,
         )
     )
 
@@ -72,4 +75,5 @@ def decode_letter(topics: Topics, topic: str, payload: bytes) -> DeadLetter:
         attempts=message.attempts,
         time=message.time,
         raw=raw,
+        state=RESOLVED if message.state == RESOLVED else OPEN,
     )

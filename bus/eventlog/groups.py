@@ -11,7 +11,7 @@ from bus.eventlog.append import insert_ignoring
 from bus.eventlog.records import Group
 from bus.eventlog.schema import sink_groups, sink_state
 
-__all__ = ["find", "get_state", "move_start", "put_state", "register"]
+__all__ = ["find", "get_state", "move_start", "put_state", "register", "resize"]
 
 
 def register(connection: Connection, group: str, shards: int, now: float) -> Group:
@@ -22,6 +22,14 @@ def register(connection: Connection, group: str, shards: int, now: float) -> Gro
     return _group(connection.execute(query).one())
 
 
+def resize(connection: Connection, group: str, shards: int) -> Group | None:
+    """Set another number of shards."""
+    connection.execute(
+        update(sink_groups).where(sink_groups.c.sink_group == group).values(shards=shards)
+    )
+    return _one(connection, group)
+
+
 def move_start(connection: Connection, group: str, started_at: float) -> Group | None:
     """Set an earlier start."""
     connection.execute(
@@ -29,9 +37,7 @@ def move_start(connection: Connection, group: str, started_at: float) -> Group |
         .where(sink_groups.c.sink_group == group, sink_groups.c.started_at > started_at)
         .values(started_at=started_at)
     )
-    query = select(sink_groups).where(sink_groups.c.sink_group == group)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _group(row)
+    return _one(connection, group)
 
 
 def find(connection: Connection) -> list[Group]:
@@ -58,6 +64,12 @@ def put_state(connection: Connection, group: str, project: str, run: str, value:
         sink_group=group, project=project, run=run, value=value
     )
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={"value": value}))
+
+
+def _one(connection: Connection, group: str) -> Group | None:
+    query = select(sink_groups).where(sink_groups.c.sink_group == group)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _group(row)
 
 
 def _group(row: Row[Any]) -> Group:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from bus.idranges import IdRanges
 
 __all__ = [
+    "DISCARDED",
+    "OPEN",
+    "RESOLVED",
+    "RETRIED",
     "AppendResult",
     "DeadLetter",
     "Group",
@@ -18,6 +22,14 @@ __all__ = [
     "Selection",
     "SourceState",
 ]
+
+
+OPEN = "open"
+RETRIED = "retried"
+DISCARDED = "discarded"
+RESOLVED = "resolved"
+"""The states of a dead letter: given up; asked to be tried again; closed by a person; delivered
+after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +191,10 @@ class DeadLetter:
         error: What the sink said.
         attempts: How often it was tried.
         time: When it was given up, Unix seconds.
-        raw: The exact bytes of the message.
+        raw: The exact bytes of the message; empty where they were not asked for.
+        state: ``open``, ``retried``, ``discarded`` or ``resolved``.
+        state_at: When the state last changed, Unix seconds; None while it is the first.
+        key: Its short number in the log; 0 for a letter that was not read from there.
     """
 
     group: str
@@ -192,6 +207,9 @@ class DeadLetter:
     attempts: int
     time: float
     raw: bytes
+    state: str = OPEN
+    state_at: float | None = field(default=None, compare=False)
+    key: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

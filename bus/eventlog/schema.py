@@ -30,8 +30,9 @@ __all__ = [
     "sources",
 ]
 
-SCHEMA_VERSION = 1
-"""Written to ``log_meta`` when the tables are made; a newer one is refused."""
+SCHEMA_VERSION = 2
+"""Written to ``log_meta`` when the tables are made; a newer one is refused, an older one brought
+along (:mod:`bus.eventlog.setup`)."""
 
 _ESCAPES = {"\x01": "\x01\x02", "\x00": "\x01\x03"}
 
@@ -131,8 +132,12 @@ dead_letters = Table(
     Column("error", Name, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("time", Double, nullable=False),
+    # Since version 2.
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("state_at", Double),
     Column("raw", LargeBinary, nullable=False),
     UniqueConstraint("sink_group", "identity", name="dead_letters_by_identity"),
+    Index("dead_letters_by_state", "sink_group", "state"),
 )
 
 sink_groups = Table(

@@ -232,7 +232,7 @@ def test_a_log_of_a_newer_version_is_refused(log_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE log_meta SET version = 99"))
     engine.dispose()
-    with pytest.raises(LogError, match="version 99, this trainbus knows 1"):
+    with pytest.raises(LogError, match="version 99, this trainbus knows 2"):
         EventLog.open(log_url)
 
 
