@@ -11,7 +11,9 @@ was down and a group that starts late are one mechanism:
 - an id that is missing and stored in the log is *wanted* from there. Missing means: something
   above it is here, or it was let go of, or the log has it and it has not come for a second;
 - a delivery may be acknowledged before the sink has it once the log has it (*let go*): the run
-  goes on from the log then, and its shard is free for others.
+  goes on from the log then, and its shard is free for others;
+- a dead letter that is to be tried again (*retry*) has no place in that order: its id is applied,
+  and dead. It waits apart, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ TAIL_GRACE_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One event that is here and not yet written. ``delivery`` is None if it came from the log."""
+    """One event that is here and not yet written.
+
+    Attributes:
+        delivery: None if it came from the log.
+        is_retry: Somebody wants it tried again, should it be dead.
+    """
 
     source: str
     number: int
@@ -39,6 +46,7 @@ class Item:
     raw: bytes
     delivery: Delivery | None
     since: float
+    is_retry: bool = False
 
 
 @dataclass(slots=True)
@@ -48,6 +56,8 @@ class _SourceFeed:
     lost: IdRanges = field(default_factory=IdRanges)
     let_go_top: int = 0
     """Highest id that was let go of: up to it the log is to be read."""
+    let_go_since: float = 0.0
+    """When the first of these had come."""
     tail_since: float | None = None
     """Since when the log has had more than has come."""
 
@@ -63,6 +73,7 @@ class RunFeed:
         self.marks = marks or Marks()
         self._sources: dict[str, _SourceFeed] = {}
         self._in_hand: dict[tuple[str, int], Item] = {}
+        self._retries: dict[tuple[str, int], Item] = {}
 
     def open(self, marks: Marks) -> list[Delivery]:
         """Take over the marks that the sink holds; returns deliveries it turns out to have."""
@@ -70,7 +81,11 @@ class RunFeed:
         done: list[Delivery] = []
         for source, feed in self._sources.items():
             for number in [n for n in feed.pending if marks.is_applied(source, n)]:
-                done.extend(_delivery(feed.pending.pop(number)))
+                item = feed.pending.pop(number)
+                done.extend(_listed(self.offer(item)))
+        for key in [key for key in self._retries if not marks.is_applied(*key)]:
+            # The sink has forgotten that it was given up: it is an event as any other.
+            done.extend(_listed(self.offer(self._retries.pop(key))))
         return done
 
     def offer(self, item: Item) -> Delivery | None:
@@ -79,20 +94,37 @@ class RunFeed:
         Returns:
             A delivery to acknowledge at once: of an event that is applied, or here already.
         """
-        if self.marks.is_applied(item.source, item.number):
-            return item.delivery
+        key = (item.source, item.number)
+        if self.marks.is_applied(*key):
+            if not self._is_wanted_again(item):
+                return item.delivery
+            known = self._retries.setdefault(key, item)
+            return None if known is item else _merge(known, item)
         feed = self._source(item.source)
-        here = feed.pending.get(item.number) or self._in_hand.get((item.source, item.number))
+        here = feed.pending.get(item.number) or self._in_hand.get(key)
         if here is None:
             feed.pending[item.number] = item
             return None
-        if item.delivery is None or here.delivery == item.delivery:
-            return None
-        if here.delivery is None or here.delivery.link.is_lost:
-            # Re-delivered on a new link: that one is to be acknowledged when the event is written.
-            here.delivery, here.since = item.delivery, item.since
-            return None
-        return item.delivery
+        here.is_retry = here.is_retry or item.is_retry
+        return _merge(here, item)
+
+    def has(self, source: str, number: int) -> bool:
+        """The event is here or in hand."""
+        key, feed = (source, number), self._sources.get(source)
+        is_pending = feed is not None and number in feed.pending
+        return is_pending or key in self._in_hand or key in self._retries
+
+    def next_retry(self) -> Item | None:
+        """A dead letter to try again, if there is one; it stays here until :meth:`settle_retry`.
+
+        Where the marks do not call it dead, an earlier try has got through.
+        """
+        return next(iter(self._retries.values()), None)
+
+    def settle_retry(self, item: Item) -> list[Delivery]:
+        """It is written, or given up once more, and the marks say so: what to acknowledge."""
+        self._retries.pop((item.source, item.number), None)
+        return _listed(item.delivery)
 
     def stored(self, source: str, stored: IdRanges, lost: IdRanges | None = None) -> None:
         """The event log holds these ids of a source; ``lost`` are those that will never come."""
@@ -123,7 +155,7 @@ class RunFeed:
         done: list[Delivery] = []
         for item in items:
             self._in_hand.pop((item.source, item.number), None)
-            done.extend(_delivery(item))
+            done.extend(_listed(item.delivery))
         return done
 
     def put_back(self, items: Iterable[Item]) -> list[Delivery]:
@@ -136,7 +168,7 @@ class RunFeed:
         for item in items:
             self._in_hand.pop((item.source, item.number), None)
             if self.marks.is_applied(item.source, item.number):
-                done.extend(_delivery(item))
+                done.extend(_listed(item.delivery))
             else:
                 self._source(item.source).pending[item.number] = item
         return done
@@ -172,21 +204,23 @@ class RunFeed:
     def let_go(self, now: float, patience_seconds: float) -> list[Delivery]:
         """Deliveries that have waited for so long and are safe in the log: to acknowledge now."""
         done: list[Delivery] = []
-        for feed in self._sources.values():
+        for source, feed in self._sources.items():
             for number, item in list(feed.pending.items()):
                 if self._may_go(feed, item, now, patience_seconds):
                     del feed.pending[number]
+                    if feed.let_go_top < self._next(source):
+                        feed.let_go_since = item.since
                     feed.let_go_top = max(feed.let_go_top, number)
-                    done.extend(_delivery(item))
+                    done.extend(_listed(item.delivery))
         for (source, _), item in self._in_hand.items():
             if self._may_go(self._source(source), item, now, patience_seconds):
-                done.extend(_delivery(item))
+                done.extend(_listed(item.delivery))
                 item.delivery = None
         return done
 
     def is_quiet(self) -> bool:
         """Nothing is here, in hand, or known to be missing."""
-        return not self._in_hand and all(
+        return not (self._in_hand or self._retries) and all(
             not feed.pending and self._next(source) > max(feed.let_go_top, feed.stored.top)
             for source, feed in self._sources.items()
         )
@@ -194,6 +228,17 @@ class RunFeed:
     def has_work(self) -> bool:
         """The next event of some source is here."""
         return any(self._next(source) in feed.pending for source, feed in self._sources.items())
+
+    def upcoming(self, events: int) -> set[str]:
+        """The kinds among the next events, so many of them at the most."""
+        found: set[str] = set()
+        for source, feed in self._sources.items():
+            number = self._next(source)
+            while events > 0 and (item := feed.pending.get(number)) is not None:
+                found.add(item.kind)
+                number += 1
+                events -= 1
+        return found
 
     def held(self) -> int:
         """Deliveries that wait for an acknowledgement."""
@@ -206,10 +251,35 @@ class RunFeed:
             for source, feed in self._sources.items()
         )
 
+    def heads(self) -> list[Item]:
+        """The first event of each source that waits here."""
+        found = {source: feed.pending[min(feed.pending)] for source, feed in self._waiting()}
+        for (source, _), item in reversed(self._in_hand.items()):
+            found[source] = item
+        return list(found.values())
+
+    def let_go_since(self) -> float | None:
+        """When the first event that is left to the log had come; None when there is none."""
+        since = [
+            feed.let_go_since
+            for source, feed in self._sources.items()
+            if feed.let_go_top >= self._next(source)
+        ]
+        return min(since, default=None)
+
+    def _waiting(self) -> list[tuple[str, _SourceFeed]]:
+        return [(source, feed) for source, feed in self._sources.items() if feed.pending]
+
     def _items(self) -> Iterator[Item]:
         for feed in self._sources.values():
             yield from feed.pending.values()
         yield from self._in_hand.values()
+        yield from self._retries.values()
+
+    def _is_wanted_again(self, item: Item) -> bool:
+        """A retry of a dead letter; from the log also one that was written: it is to be noted."""
+        is_dead = self.marks.is_dead(item.source, item.number)
+        return item.is_retry and (is_dead or item.delivery is None)
 
     def _source(self, source: str) -> _SourceFeed:
         return self._sources.setdefault(source, _SourceFeed())
@@ -252,5 +322,16 @@ class RunFeed:
         )
 
 
-def _delivery(item: Item) -> list[Delivery]:
-    return [item.delivery] if item.delivery is not None else []
+def _merge(here: Item, item: Item) -> Delivery | None:
+    """The same event has come twice: which delivery of it to acknowledge now."""
+    if item.delivery is None or here.delivery == item.delivery:
+        return None
+    if here.delivery is None or here.delivery.link.is_lost:
+        # Re-delivered on a new link: that one is to be acknowledged when the event is written.
+        here.delivery, here.since = item.delivery, item.since
+        return None
+    return item.delivery
+
+
+def _listed(delivery: Delivery | None) -> list[Delivery]:
+    return [] if delivery is None else [delivery]
