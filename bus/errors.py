@@ -9,7 +9,8 @@
     ├── StoreError           the artifact store cannot be used, or does not hold what was asked for
     └── SinkError            a tracker did not take what it was given
         ├── RetryableSinkError   it may take it later
-        └── PermanentSinkError   it never will
+        ├── PermanentSinkError   it never will
+        └── MarksMovedError      somebody else has written to the run since its marks were read
 
 Errors of other libraries are translated where they enter: callers catch only these.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "EventError",
     "JournalError",
     "LogError",
+    "MarksMovedError",
     "PermanentSinkError",
     "RetryableSinkError",
     "SinkError",
@@ -104,3 +106,11 @@ class RetryableSinkError(SinkError):
 
 class PermanentSinkError(SinkError):
     """The tracker will never accept these events; they become dead letters."""
+
+
+class MarksMovedError(SinkError):
+    """The run holds other applied marks than the worker knows: another worker wrote to it.
+
+    Raised by sinks that compare the marks when they write. Nothing was written; the worker reads
+    the marks again and goes on from them.
+    """

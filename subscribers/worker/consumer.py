@@ -10,16 +10,21 @@ from collections.abc import Callable
 from typing import Any
 
 from bus.errors import EventError, LogError
-from bus.eventlog import SourceState
+from bus.eventlog import DeadLetter, SourceState
 from bus.eventlog.aio import AsyncEventLog
 from bus.events import decode_envelope
 from bus.feed import Item
 from bus.mqtt import Delivery
+from bus.ratelimit import RateLimits
 from bus.sinks import RunRef, Sink
 from bus.source import Source
 from bus.stored import decode_stored
 from bus.topics import EventTopic, Topics, shard_of, slot_of
+from subscribers.worker.lag import lag_seconds
+from subscribers.worker.gate import SinkGate
+from subscribers.worker.lookback import LookBack
 from subscribers.worker.pump import RunPump
+from subscribers.worker.retries import Retries
 from subscribers.worker.writer import DeadLetterKeeper, WriterStats
 
 __all__ = ["SinkConsumer"]
@@ -37,9 +42,8 @@ runs of the shard need the room."""
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 15.0
-MARGIN_SECONDS = 60.0
-"""How far the clocks and commits of log writers may be apart. Also how old a run may be that ended
-while the first worker of its group was still starting."""
+START_MARGIN_SECONDS = 60.0
+"""How old a run may be that ended while the first worker of its group was still starting."""
 
 FORGET_SECONDS = 30.0
 REMEMBERED_SOURCES = 20_000
@@ -58,6 +62,7 @@ class SinkConsumer:
         dead_letters: DeadLetterKeeper,
         since: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        limits: RateLimits | None = None,
     ) -> None:
         self.stats = WriterStats()
         self._sink = sink
@@ -66,14 +71,15 @@ class SinkConsumer:
         self._log = log
         self._dead_letters = dead_letters
         self._clock = clock
+        self._gate = SinkGate(limits, shards, clock)
         self._pumps: dict[tuple[str, str], RunPump] = {}
         self._owned: set[int] = set()
-        self._since = max(since - MARGIN_SECONDS, 0.0)
-        self._look_from = self._since
+        self._look_back = LookBack(max(since - START_MARGIN_SECONDS, 0.0))
         self._look_now = asyncio.Event()
         self._seen: OrderedDict[str, str] = OrderedDict()
         self._undecodable = 0
         self._warned_gaps: set[tuple[str, int, int]] = set()
+        self._retries = Retries(log, dead_letters, clock) if log is not None else None
 
     def on_delivery(self, shard: int, delivery: Delivery) -> None:
         """Take a message in, or acknowledge it at once when there is nothing to do for it."""
@@ -97,11 +103,14 @@ class SinkConsumer:
             delivery.payload,
             delivery,
             self._clock(),
+            is_retry=topic.group is not None and self._retries is None,
         )
+        if topic.group is not None and self._retries is not None:
+            self._retries.nudge()
         settled = pump.feed.offer(item)
         if settled is not None:
             settled.ack()
-        pump.wake()
+        pump.wake(envelope.kind)
 
     def on_notice(self, delivery: Delivery) -> None:
         """A stored-ack: runs that wait for the log can go on."""
@@ -123,12 +132,17 @@ class SinkConsumer:
     def on_shard(self, shard: int) -> None:
         """A shard became ours, or its link is back: look for what was missed."""
         self._owned.add(shard)
-        self._look_from = self._since
+        self._gate.gain(shard)
+        self._look_back.forget([shard])
         self._look_now.set()
+        if self._retries is not None:
+            self._retries.nudge()
 
     async def release(self, shards: frozenset[int]) -> None:
         """Finish the writes in hand of these shards and forget their runs."""
         self._owned -= shards
+        self._gate.lose(shards)
+        self._look_back.forget(shards)
         # Should they come back, what was seen here may not have been written.
         self._seen.clear()
         leaving = [key for key in self._pumps if self._shard(key[1]) in shards]
@@ -149,6 +163,7 @@ class SinkConsumer:
             "undecodable": self._undecodable,
             "runs": len(self._pumps),
             "lag": sum(pump.feed.lag() for pump in self._pumps.values()),
+            "lag_seconds": lag_seconds((p.feed for p in self._pumps.values()), now, time.time()),
             "held": sum(pump.feed.held() for pump in self._pumps.values()),
             "waiting_seconds": max(
                 (p.waiting_seconds(now) for p in self._pumps.values()), default=0
@@ -166,6 +181,7 @@ class SinkConsumer:
                 self._look_now.clear()
                 await self._look()
                 next_look = self._clock() + LOOK_SECONDS
+            await self._take_up_letters()
             await asyncio.sleep(TICK_SECONDS)
 
     def _let_go(self, now: float) -> None:
@@ -210,8 +226,12 @@ class SinkConsumer:
         """Find runs of our shards that the log has more of than the sink."""
         if self._log is None or not self._owned:
             return
+        shards = frozenset(self._owned)
         try:
-            states = await self._log.changed_since(self._look_from)
+            for shard in self._look_back.unknown(shards):
+                self._look_back.begin(shard, await self._read_cursor(self._log, shard))
+            states = await self._log.changed_since(self._look_back.start(shards))
+            await self._keep_cursors(self._log, shards)
         except LogError as error:
             logger.warning("%s: cannot look into the event log: %s", self._sink.name, error)
             return
@@ -220,9 +240,48 @@ class SinkConsumer:
                 pump = self._pump(RunRef(state.project, state.run, state.run_name))
                 pump.feed.stored(state.source, state.stored, state.lost)
                 pump.wake()
-        # From what the log's writers say, not from our own clock, which may be another's.
-        newest = max((state.changed_at for state in states), default=0.0)
-        self._look_from = max(self._look_from, newest - MARGIN_SECONDS)
+        self._look_back.looked(shards, max((state.changed_at for state in states), default=0.0))
+
+    async def _take_up_letters(self) -> None:
+        """Try dead letters again that somebody asked for."""
+        if self._retries is None or not self._owned:
+            return
+        for retry in await self._retries.look(self._is_ours, self._is_here):
+            if self._is_ours(retry.run.run):
+                pump = self._pump(retry.run)
+                if retry.state is not None:
+                    state = retry.state
+                    pump.feed.stored(state.source, state.stored, state.lost)
+                pump.feed.offer(retry.item)
+                pump.wake()
+
+    def _is_ours(self, run: str) -> bool:
+        return self._shard(run) in self._owned
+
+    def _is_here(self, letter: DeadLetter) -> bool:
+        pump = self._pumps.get((letter.project, letter.run))
+        return pump is not None and pump.feed.has(letter.source, letter.id)
+
+    async def _read_cursor(self, log: AsyncEventLog, shard: int) -> float | None:
+        kept = await log.get_sink_state(self._sink.name, "", self._cursor_name(shard))
+        return float(kept) if kept else None
+
+    async def _keep_cursors(self, log: AsyncEventLog, shards: frozenset[int]) -> None:
+        """Note how far back the next owner has to look, for shards with nothing left to do."""
+        busy = {
+            self._shard(key[1])
+            for key, pump in self._pumps.items()
+            if pump.is_running or not pump.feed.is_quiet()
+        }
+        for shard in shards - busy:
+            start = self._look_back.to_save(shard)
+            if start is not None:
+                name = self._cursor_name(shard)
+                await log.put_sink_state(self._sink.name, "", name, repr(start).encode())
+
+    def _cursor_name(self, shard: int) -> str:
+        # With the start, so that a group that is moved back to an earlier one looks anew.
+        return f"looked:{shard}/{self._shards}@{self._look_back.since!r}"
 
     def _is_news(self, state: SourceState) -> bool:
         """Whether the source has changed since it was looked at; remembers the last ones."""
@@ -238,7 +297,10 @@ class SinkConsumer:
         key = (run.project, run.run)
         pump = self._pumps.get(key)
         if pump is None:
-            pump = RunPump(run, self._sink, self._log, self._dead_letters, self.stats, self._clock)
+            pump = RunPump(
+                *(run, self._sink, self._log, self._dead_letters, self.stats),
+                *(self._clock, self._gate),
+            )
             self._pumps[key] = pump
         return pump
 

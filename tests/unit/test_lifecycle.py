@@ -175,3 +175,39 @@ def test_a_copy_is_independent() -> None:
     twin = life.copy()
     twin.finish(0, 1, "failed", 1.0)
     assert life.outcome() is None
+
+
+def test_a_lost_node_ends_its_rank_as_killed_and_its_return_reopens_the_run() -> None:
+    life = RunLife()
+    life.start(0, 1, 1)
+    life.see_loss(0, 1, 1, 50.0)
+    assert life.outcome() == Outcome("killed", 50.0)
+    life.see_loss(0, 1, 2, 60.0)
+    assert life.outcome() is None
+    life.see_loss(0, 1, 1, 50.0)
+    assert life.outcome() is None
+    life.finish(0, 1, "completed", 70.0)
+    assert life.outcome() == Outcome("completed", 70.0)
+    assert RunLife.parse(str(life)) == life
+
+
+def test_the_word_about_a_lost_node_does_not_touch_a_later_attempt() -> None:
+    life = RunLife()
+    life.start(0, 1, 1)
+    life.start(0, 2, 1)
+    life.see_loss(0, 1, 1, 50.0)
+    assert life.outcome() is None
+    life.finish(0, 2, "completed", 70.0)
+    assert life.outcome() == Outcome("completed", 70.0)
+
+
+def test_a_run_that_shrank_ends_without_the_ranks_of_the_lost_node() -> None:
+    life = RunLife()
+    for rank in range(4):
+        life.start(rank, 1, 4)
+    life.see_loss(2, 1, 1, 50.0)
+    life.see_loss(3, 1, 1, 50.0)
+    for rank in range(2):
+        life.start(rank, 2, 2)
+        life.finish(rank, 2, "completed", 90.0)
+    assert life.outcome() == Outcome("completed", 90.0)
