@@ -1,0 +1,163 @@
+"""Many workers of one group, killed, paused and stopped at random: nothing lost, nothing twice.
+
+The sink appends a row per event, so that an event written twice shows.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bus.eventlog import EventLog
+from tests.faults.road import Road
+from tests.fixtures.processes import Process, wait_until
+
+SINKS = str(Path(__file__).with_name("sinks"))
+RUNS = 50
+TRAINERS = 5
+SECONDS = float(os.environ.get("TRAINBUS_CHAOS_SECONDS") or 20)
+SEED = int(os.environ.get("TRAINBUS_CHAOS_SEED") or 1)
+
+WRITER = """
+import sys, publishers
+for number in range(int(sys.argv[2]), int(sys.argv[3])):
+    run = publishers.start_run(project="groups", run_id=f"{sys.argv[1]}{number}")
+    for step in range(int(sys.argv[4])):
+        run.log({"a": step, "b": step / 2, "c": step / 3, "d": 1.0}, step=step)
+        if step % 50 == 0:
+            run.tags({"step": str(step)})
+    run.finish(timeout=0)
+"""
+
+
+class Sink:
+    """What the appending sink holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[tuple[str, str, int, int]]:
+        if not self.path.exists():
+            return []
+        connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30)
+        try:
+            statement = "select run, source, id, points from rows order by number"
+            return connection.execute(statement).fetchall()
+        except sqlite3.OperationalError:
+            return []
+        finally:
+            connection.close()
+
+
+def _worker(road: Road, sink: Sink, delay_seconds: float = 0.0) -> Process:
+    environ = {
+        **road.environ,
+        "PYTHONPATH": f"{road.environ['PYTHONPATH']}:{SINKS}",
+        "APPENDING_SINK_DB": str(sink.path),
+        "APPENDING_SINK_DELAY": str(delay_seconds),
+    }
+    arguments = ("worker", "appending", "--heartbeat", "0.3", "-v")
+    return road.processes.trainbus(*arguments, environ=environ)
+
+
+def _published(road: Road) -> Counter[tuple[str, int]]:
+    """Every event the log holds, by source and id."""
+    log = EventLog.open(road.log_url)
+    try:
+        return Counter(
+            (state.source, number)
+            for state in log.changed_since(0.0)
+            for first, last in state.stored
+            for number in range(first, last + 1)
+        )
+    finally:
+        log.close()
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_die_at_random_lose_nothing_and_write_nothing_twice(road: Road) -> None:
+    chance = random.Random(SEED)
+    sink = Sink(road.folder / "appended.db")
+    road.worker("log")
+    workers = [_worker(road, sink, 0.02) for _ in range(3)]
+    per_trainer = RUNS // TRAINERS
+    steps = 60_000 // 4 // RUNS
+    trainers = [
+        road.processes.python(
+            *("-c", WRITER, f"chaos-{road.suffix}-", str(n * per_trainer)),
+            *(str((n + 1) * per_trainer), str(steps)),
+            environ=road.environ,
+        )
+        for n in range(TRAINERS)
+    ]
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        time.sleep(chance.uniform(0.3, 1.5))
+        index = chance.randrange(len(workers))
+        workers[index] = _disturb(road, sink, workers[index], chance)
+    for trainer in trainers:
+        assert trainer.wait(120) == 0
+    wait_until(lambda: not any(road.spool.glob("sources/[!.]*")), 60, "an empty spool")
+    published = _published(road)
+    wait_until(lambda: len(sink.rows()) >= len(published), 90, "all events in the sink")
+    rows = sink.rows()
+    written = Counter((source, number) for _, source, number, _ in rows)
+    assert written == published, f"seed {SEED}"
+    assert sum(points for *_, points in rows) == RUNS * steps * 4
+    per_source: dict[str, list[int]] = {}
+    for _, source, number, _ in rows:
+        per_source.setdefault(source, []).append(number)
+    assert len(per_source) == RUNS
+    assert all(numbers == sorted(numbers) for numbers in per_source.values()), f"seed {SEED}"
+
+
+def _disturb(road: Road, sink: Sink, worker: Process, chance: random.Random) -> Process:
+    """Kill, stop or pause a worker; gives the one that takes its place."""
+    what = chance.choice(["kill", "terminate", "pause"])
+    if what == "kill":
+        worker.kill()
+        return _worker(road, sink, 0.02)
+    if what == "terminate":
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) in {0, -signal.SIGTERM}
+        return _worker(road, sink, 0.02)
+    worker.send_signal(signal.SIGSTOP)
+    time.sleep(chance.uniform(0.2, 3.0))
+    worker.send_signal(signal.SIGCONT)
+    return worker
+
+
+def test_a_new_owner_writes_soon_after_a_kill(mosquitto_road: Road) -> None:
+    road = mosquitto_road
+    sink = Sink(road.folder / "appended.db")
+    road.worker("log")
+    workers = [_worker(road, sink) for _ in range(2)]
+    trainers = [
+        road.trainer(f"run{number}", "--steps", "1500", "--pace", "0.01") for number in range(4)
+    ]
+    wait_until(lambda: len({run for run, *_ in sink.rows()}) == 4, 60, "rows of all runs")
+    time.sleep(2.0)
+    before = len(sink.rows())
+    workers[0].kill()
+    killed = time.time()
+    # Every run goes on: those of the dead worker's shards too.
+    wait_until(lambda: _runs_since(sink, killed) == 4, 20, "rows of all runs after the kill")
+    assert len(sink.rows()) > before
+    for trainer in trainers:
+        trainer.kill()
+
+
+def _runs_since(sink: Sink, moment: float) -> int:
+    connection = sqlite3.connect(f"file:{sink.path}?mode=ro", uri=True, timeout=30)
+    try:
+        statement = "select count(distinct run) from rows where at > ?"
+        return int(connection.execute(statement, (moment,)).fetchone()[0])
+    finally:
+        connection.close()
