@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 from bus.config import Settings
 from bus.errors import MarksMovedError, RetryableSinkError
@@ -19,6 +20,9 @@ from bus.events import Event
 from bus.idranges import IdRanges
 from bus.kinds import KINDS, Metrics
 from bus.sinks import BatchLimits, Marks, RunRef, SinkContents
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _TABLES = """
 create table if not exists rows (
@@ -62,9 +66,10 @@ class AppendingSink:
     async def close(self) -> None:
         self._pool.shutdown(wait=False)
 
-    async def _call(self, call, *arguments):  # type: ignore[no-untyped-def]  # passes through
+    async def _call(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+            return await loop.run_in_executor(self._pool, lambda: call(*args, **kwargs))
         except sqlite3.OperationalError as error:
             raise RetryableSinkError(str(error)) from error
 
