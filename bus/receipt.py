@@ -261,7 +261,7 @@ def _held(sink: SinkFacts, source: str) -> tuple[IdRanges, IdRanges, IdRanges]:
     return (
         marks.applied.get(source, nothing),
         marks.dead.get(source, nothing),
-        sink.contents.superseded.get(source, nothing),
+        marks.superseded.get(source, nothing),
     )
 
 

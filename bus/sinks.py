@@ -20,11 +20,13 @@ from bus.config import Settings
 from bus.errors import ConfigError
 from bus.events import Event
 from bus.idranges import IdRanges
+from bus.ratelimit import RateLimits
 
 __all__ = [
     "BatchLimits",
     "Marks",
     "PointCounter",
+    "RateLimited",
     "RunRef",
     "Sink",
     "SinkContents",
@@ -50,10 +52,12 @@ class Marks:
     Attributes:
         applied: Ids written or given up. An id here is never written again.
         dead: Those of them that were given up as dead letters.
+        superseded: Those of them that were left out because a later event takes their place.
     """
 
     applied: dict[str, IdRanges] = field(default_factory=dict)
     dead: dict[str, IdRanges] = field(default_factory=dict)
+    superseded: dict[str, IdRanges] = field(default_factory=dict)
 
     def is_applied(self, source: str, number: int) -> bool:
         """Whether the event need not be written."""
@@ -69,12 +73,35 @@ class Marks:
         self.add_applied(source, number)
         self.dead.setdefault(source, IdRanges()).add(number)
 
+    def is_dead(self, source: str, number: int) -> bool:
+        """Whether the event was given up."""
+        ranges = self.dead.get(source)
+        return ranges is not None and number in ranges
+
+    def revive(self, source: str, number: int) -> None:
+        """Note an event that was given up as written after all."""
+        self.add_applied(source, number)
+        dead = self.dead.get(source)
+        if dead is None:
+            return
+        rest = dead.without(IdRanges([(number, number)]))
+        if rest:
+            self.dead[source] = rest
+        else:
+            del self.dead[source]
+
+    def add_superseded(self, source: str, number: int) -> None:
+        """Note an event as left out; it counts as applied too."""
+        self.add_applied(source, number)
+        self.superseded.setdefault(source, IdRanges()).add(number)
+
     def copy(self) -> Marks:
         """Independent marks with the same ids."""
-        return Marks(
-            {source: ranges.copy() for source, ranges in self.applied.items()},
-            {source: ranges.copy() for source, ranges in self.dead.items()},
-        )
+        return Marks(_copy(self.applied), _copy(self.dead), _copy(self.superseded))
+
+
+def _copy(ids: Mapping[str, IdRanges]) -> dict[str, IdRanges]:
+    return {source: ranges.copy() for source, ranges in ids.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +120,11 @@ class SinkContents:
         marks: The applied marks as the tracker holds them.
         points: Distinct metric points found there by counting; None when it cannot be counted.
         url: Where a person looks at the run, or None.
-        superseded: Applied ids, per source, that were left out because a later event takes
-            their place.
     """
 
     marks: Marks
     points: int | None = None
     url: str | None = None
-    superseded: dict[str, IdRanges] = field(default_factory=dict)
 
 
 class Sink(Protocol):
@@ -141,6 +165,8 @@ class Sink(Protocol):
         Raises:
             RetryableSinkError: Nothing is known about what was written; all is sent again.
             PermanentSinkError: At least one event is refused. The worker finds which.
+            MarksMovedError: The run's marks are not those this worker read or wrote last. Nothing
+                was written.
         """
 
     async def close_run(self, run: RunRef) -> None:
@@ -170,6 +196,15 @@ class PointCounter(Protocol):
 
     def expected_points(self, event: Event) -> Iterable[Hashable]:
         """The points of one event, equal where the tracker would keep only one of them."""
+
+
+@runtime_checkable
+class RateLimited(Protocol):
+    """A sink that knows the limits of its tracker; what a user says goes before."""
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """What it may be asked when nobody says more."""
 
 
 SinkFactory = Callable[[Settings, Mapping[str, str]], Sink]

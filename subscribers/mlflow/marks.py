@@ -6,7 +6,7 @@ others. Parts left over from a time when the text was longer are not read.
 
 Every source has a text of its own, ``{source};{applied};{dead}`` with the ids as ranges, under
 ``trainbus.marks.`` and 16 hex digits of the sha256 of the source: a batch of one rank writes one
-short tag, however many ranks the run has.
+short tag, however many ranks the run has. Where ids were superseded, ``;{superseded}`` follows.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ def marks_to_tags(marks: Marks) -> dict[str, str]:
     """The tags that hold the marks."""
     tags: dict[str, str] = {}
     for source, applied in marks.applied.items():
-        dead = marks.dead.get(source, IdRanges())
-        tags |= split_text(_key_of(source), f"{source};{applied};{dead}")
+        text = f"{source};{applied};{marks.dead.get(source, IdRanges())}"
+        if superseded := marks.superseded.get(source):
+            text += f";{superseded}"
+        tags |= split_text(_key_of(source), text)
     return tags
 
 
@@ -64,16 +66,19 @@ def marks_from_tags(tags: Mapping[str, str]) -> Marks:
     marks = Marks()
     for key in filter(_KEY.fullmatch, tags):
         try:
-            source, applied, dead = (join_text(key, tags) or "").split(";")
+            source, applied, dead, *rest = (join_text(key, tags) or "").split(";")
             ids, dead_ids = IdRanges.parse(applied), IdRanges.parse(dead)
+            left_out = IdRanges.parse(*rest) if rest else IdRanges()
             if _key_of(source) != key:
                 raise EventError(key, "is not the tag of its source")
-        except (ValueError, EventError):
+        except (ValueError, TypeError, EventError):
             _log.warning("tag %s is damaged: the events of its source are written again", key)
             continue
         marks.applied[source] = ids
         if dead_ids:
             marks.dead[source] = dead_ids
+        if left_out:
+            marks.superseded[source] = left_out
     return marks
 
 

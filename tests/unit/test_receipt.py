@@ -21,8 +21,8 @@ def ids(text: str) -> IdRanges:
 def contents(
     applied: str, dead: str = "", superseded: str = "", points: int | None = None
 ) -> SinkContents:
-    marks = Marks({A: ids(applied)}, {A: ids(dead)} if dead else {})
-    return SinkContents(marks, points, "http://tracker/r", {A: ids(superseded)})
+    marks = Marks({A: ids(applied)}, {A: ids(dead)} if dead else {}, {A: ids(superseded)})
+    return SinkContents(marks, points, "http://tracker/r")
 
 
 def receipt(sources: list[SourceFacts], sinks: list[SinkFacts]) -> Receipt:
@@ -150,8 +150,8 @@ def test_the_parts_always_add_up(
     stored = held.copy()
     stored.update(lost)
     source = SourceFacts(A, stored, lost, {"console": console}, last_id)
-    marks = Marks({A: applied}, {A: dead})
-    sink = SinkFacts("x", frozenset({"metrics"}), SinkContents(marks, superseded={A: superseded}))
+    marks = Marks({A: applied}, {A: dead}, {A: superseded})
+    sink = SinkFacts("x", frozenset({"metrics"}), SinkContents(marks))
     made = receipt([source], [sink])
     assert made.published == made.stored + made.lost + made.missing
     part = made.sinks[0]
