@@ -24,7 +24,19 @@ from dataclasses import dataclass
 
 from bus.errors import EventError
 
-__all__ = ["SLOTS", "EventTopic", "Topics", "decode_level", "encode_level", "shard_of", "slot_of"]
+__all__ = [
+    "LOG_GROUP",
+    "SLOTS",
+    "EventTopic",
+    "Topics",
+    "decode_level",
+    "encode_level",
+    "shard_of",
+    "slot_of",
+]
+
+LOG_GROUP = "log"
+"""The group that stores events in the event log, beside those of the sinks."""
 
 SLOTS = 64
 """Runs are spread over this many slots, which the shards of a group share."""
@@ -160,6 +172,11 @@ class Topics:
     def members_filter(self, group: str) -> str:
         """All heartbeats of a group."""
         return f"{self.prefix}/groups/{encode_level(group, 'group')}/+"
+
+    @property
+    def groups_filter(self) -> str:
+        """All heartbeats of all groups."""
+        return f"{self.prefix}/groups/+/+"
 
     @property
     def stored_filter(self) -> str:

@@ -23,8 +23,9 @@ from bus.cli.common import (
 )
 from bus.config import Settings
 from bus.errors import ConfigError
-from bus.eventlog.records import Selection
+from bus.eventlog.records import DISCARDED, OPEN, RETRIED, Selection
 from bus.sinks import RunRef, sink_names
+from bus.topics import LOG_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def verify(
     _check_sinks(sink)
     with open_log(log_url) as log:
         project, run = single_run(log, run, project)
-        names = sink or [group.group for group in log.groups()]
+        names = sink or [group.group for group in log.groups() if group.group != LOG_GROUP]
         summary = log.runs(project, None, run)[0]
         selection = Selection(run=run, project=project, kinds=POINT_KINDS)
         total, _ = log.count(selection)
@@ -72,7 +73,9 @@ def verify(
         if as_json:
             print_json(receipt.to_dict())
         else:
-            print_receipt(receipt, log.dead_letters(run=run, project=project))
+            states = (OPEN, RETRIED, DISCARDED)
+            letters = log.dead_letters(run=run, project=project, states=states, has_raw=False)
+            print_receipt(receipt, letters)
     if not receipt.is_complete:
         raise typer.Exit(FAILED)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bus.eventlog.append import insert_ignoring
 from bus.eventlog.records import Group
 from bus.eventlog.schema import sink_groups, sink_state
 
-__all__ = ["find", "get_state", "move_start", "put_state", "register", "resize"]
+__all__ = ["clear_state", "find", "get_state", "move_start", "put_state", "register", "resize"]
 
 
 def register(connection: Connection, group: str, shards: int, now: float) -> Group:
@@ -64,6 +64,13 @@ def put_state(connection: Connection, group: str, project: str, run: str, value:
         sink_group=group, project=project, run=run, value=value
     )
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={"value": value}))
+
+
+def clear_state(connection: Connection, group: str, project: str) -> None:
+    """Delete the values of all runs of a project."""
+    connection.execute(
+        delete(sink_state).where(sink_state.c.sink_group == group, sink_state.c.project == project)
+    )
 
 
 def _one(connection: Connection, group: str) -> Group | None:

@@ -314,6 +314,11 @@ class EventLog:
         with translated(self._place), self._writer.begin() as connection:
             groups.put_state(connection, group, project, run, value)
 
+    def clear_sink_state(self, group: str, project: str) -> None:
+        """Forget what a group keeps here for a project."""
+        with translated(self._place), self._writer.begin() as connection:
+            groups.clear_state(connection, group, project)
+
     def _states(self, query: Select[Any]) -> list[SourceState]:
         with translated(self._place), self._engine.begin() as connection:
             return [append.state_of(row) for row in connection.execute(query)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bus.group.membership import HEARTBEAT_SECONDS
-from bus.topics import LOG_GROUP
 from bus.ratelimit import RateLimits
+from bus.topics import LOG_GROUP
 
 __all__ = ["DEFAULT_GRACE_SECONDS", "DEFAULT_SHARDS", "LOG_GROUP", "WorkerOptions"]
 
@@ -25,10 +25,10 @@ class WorkerOptions:
         is_backfill: Catch up on runs from before the group existed.
         has_log: Use the event log; without it a worker holds messages instead of catching up.
         heartbeat_seconds: Between two heartbeats; the same for all members.
-        has_chosen_shards: The number of shards was asked for; else that of the group's record in
-            the event log counts.
         grace_seconds: The log group takes a node for lost that was silent for so long.
         limits: How much the whole group may ask of the sink.
+        has_chosen_shards: The number of shards was asked for; else that of the group's record in
+            the event log counts.
     """
 
     sink: str
@@ -37,5 +37,5 @@ class WorkerOptions:
     has_log: bool = True
     heartbeat_seconds: float = HEARTBEAT_SECONDS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
-    has_chosen_shards: bool = False
     limits: RateLimits = field(default_factory=RateLimits)
+    has_chosen_shards: bool = False
