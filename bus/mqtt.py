@@ -27,6 +27,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from bus.config import BrokerAddress
 from bus.errors import BrokerError
+from bus.waiting import wait_for_event
 
 __all__ = ["Delivery", "Link", "Will", "open_link"]
 
@@ -42,6 +43,10 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 3.0
 # How soon a peer that hangs without closing is given up, at half to one and a half times this.
 KEEPALIVE_SECONDS = 10
+_CLOSE_PATIENCE_SECONDS = 0.5
+
+_closing: set[asyncio.Task[None]] = set()
+"""Connections that were given up while a thread made them; held until they are closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,29 +253,50 @@ async def open_link(
         yield link
     finally:
         link._is_lost.set()
-        with contextlib.suppress(aiomqtt.MqttError, OSError):
-            await client.__aexit__(None, None, None)
-        client._client._sock_close()
+        try:
+            with contextlib.suppress(aiomqtt.MqttError, OSError):
+                await client.__aexit__(None, None, None)
+        finally:
+            client._client._sock_close()
 
 
 async def _connect(client: aiomqtt.Client, address: BrokerAddress) -> None:
-    entering = asyncio.ensure_future(client.__aenter__())
+    has_connected = _watch_connecting(client)
     try:
-        await asyncio.shield(entering)
+        await client.__aenter__()
     except (aiomqtt.MqttError, OSError, ValueError) as error:
         client._client._sock_close()
         _refuse(address, error)
     except asyncio.CancelledError:
-        client._client._sock_close()
-        # A thread may be connecting, and cannot be stopped: without this the connection would
-        # stand later, own the session and belong to nobody.
-        entering.add_done_callback(lambda done: _abandon(client, done))
+        # The thread that connects cannot be stopped: without this the connection would stand
+        # later, own the session and belong to nobody.
+        closing = asyncio.create_task(_close_later(client, has_connected))
+        _closing.add(closing)
+        closing.add_done_callback(_closing.discard)
+        await asyncio.wait((closing,), timeout=_CLOSE_PATIENCE_SECONDS)
         raise
 
 
-def _abandon(client: aiomqtt.Client, entered: asyncio.Future[Any]) -> None:
-    if not entered.cancelled():
-        entered.exception()  # else asyncio reports it as never retrieved
+def _watch_connecting(client: aiomqtt.Client) -> asyncio.Event:
+    """An event that is set once the thread that connects is done, well or not."""
+    has_connected = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    connect = client._client_connect
+
+    def connect_and_tell() -> None:
+        try:
+            connect()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(has_connected.set)
+
+    client._client_connect = connect_and_tell  # type: ignore[method-assign]  # no other way to know
+    return has_connected
+
+
+async def _close_later(client: aiomqtt.Client, has_connected: asyncio.Event) -> None:
+    # Bounded: a thread that never began tells nothing.
+    await wait_for_event(has_connected, 4 * CONNECT_TIMEOUT_SECONDS)
     client._client._sock_close()
 
 

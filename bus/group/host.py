@@ -6,7 +6,6 @@ The host decides nothing about events: it hands deliveries to a :class:`Consumer
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from bus.group.session import ShardSession
 from bus.mqtt import Delivery, Link, Will, open_link
 from bus.retry import Backoff
 from bus.topics import Topics
+from bus.waiting import end_tasks, wait_for_event
 
 __all__ = ["Consumer", "GroupHost"]
 
@@ -102,8 +102,7 @@ class GroupHost:
                 except BrokerError as error:
                     logger.warning("%s %s: %s", self.group, self.member, error)
                 if not stop.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), backoff.next_seconds())
+                    await wait_for_event(stop, backoff.next_seconds())
         finally:
             await self._give_up(frozenset(self._tasks))
 
@@ -150,11 +149,11 @@ class GroupHost:
                 link.send_once(topic, msgspec.json.encode(self._heartbeat()))
                 await self._until_news(follow, *ends)
         finally:
-            for task in ends:
-                task.cancel()
+            await end_tasks(ends)
+            # Not cancelled, but when we are: a shard that is being given up is given up to the end.
             self._is_leaving = True
             self._nudge.set()
-            await asyncio.gather(follow, *ends, return_exceptions=True)
+            await asyncio.wait((follow,))
         follow.result()
 
     async def _until_news(self, *ends: asyncio.Task[Any]) -> None:
@@ -172,8 +171,7 @@ class GroupHost:
         """Own what the assignment says, until we leave."""
         while not self._is_leaving:
             await self._reconcile()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nudge.wait(), self.interval_seconds)
+            await wait_for_event(self._nudge, self.interval_seconds)
             self._nudge.clear()
 
     def _heartbeat(self) -> Heartbeat:
@@ -267,6 +265,4 @@ class GroupHost:
             tasks = [self._tasks.pop(shard) for shard in shards]
             for shard in shards:
                 self._sessions.pop(shard, None)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)

@@ -24,6 +24,7 @@ from bus.idranges import IdRanges
 from bus.mqtt import Link
 from bus.nodes import NodeHeartbeat
 from bus.topics import shard_of, slot_of
+from bus.waiting import end_tasks, wait_for_event
 from publishers.shipper.discovery import Discovery, SayOnce
 from publishers.shipper.loghealth import ShardNews
 from publishers.shipper.outbox import Outbox
@@ -158,8 +159,7 @@ class Shipper:
                     uplink.result()  # it only ends by an error of ours: the next shipper goes on
                 await self._pause(stop, is_more)
         finally:
-            uplink.cancel()
-            await asyncio.gather(uplink, return_exceptions=True)
+            await end_tasks([uplink])
             await self._uploads.close()
             for active in self._sources.values():
                 active.journal.close()
@@ -170,9 +170,7 @@ class Shipper:
             return
         last_busy = max((a.busy_at for a in self._sources.values()), default=float("-inf"))
         is_quiet = self._clock() - last_busy > QUIET_AFTER_SECONDS
-        with contextlib.suppress(TimeoutError):
-            tick = QUIET_TICK_SECONDS if is_quiet else TICK_SECONDS
-            await asyncio.wait_for(self._wake.wait(), tick)
+        await wait_for_event(self._wake, QUIET_TICK_SECONDS if is_quiet else TICK_SECONDS)
         self._wake.clear()
 
     async def _round(self, now: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -86,11 +87,9 @@ class Uplink:
             self.on_change(True)
             while not link.is_lost:
                 link.send_once(topic, encode_node(self.heartbeat()))
-                try:
-                    await asyncio.wait_for(link.wait_lost(), HEARTBEAT_SECONDS)
-                except TimeoutError:
-                    continue
-                return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await link.wait_lost()
 
     def _on_delivery(self, delivery: Delivery) -> None:
         delivery.ack()

@@ -15,6 +15,7 @@ from typing import Any
 from bus.artifacts import ArtifactStore
 from bus.errors import JournalError
 from bus.retry import Backoff, RetryPolicy
+from bus.waiting import end_tasks
 from publishers.shipper.cutter import PendingBlob
 from publishers.shipper.source import JournalSource
 
@@ -61,9 +62,7 @@ class Uploads:
 
     async def close(self) -> None:
         """Give up what is under way; the next shipper begins anew."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _upload(self, source: JournalSource, blob: PendingBlob) -> None:
