@@ -20,8 +20,8 @@ from bus.sinks import RunRef, Sink
 from bus.source import Source
 from bus.stored import decode_stored
 from bus.topics import EventTopic, Topics, shard_of, slot_of
-from subscribers.worker.lag import lag_seconds
 from subscribers.worker.gate import SinkGate
+from subscribers.worker.lag import lag_seconds
 from subscribers.worker.lookback import LookBack
 from subscribers.worker.pump import RunPump
 from subscribers.worker.retries import Retries
@@ -168,6 +168,7 @@ class SinkConsumer:
             "waiting_seconds": max(
                 (p.waiting_seconds(now) for p in self._pumps.values()), default=0
             ),
+            **self._gate.report(),
         }
 
     async def tend(self) -> None:
@@ -209,6 +210,7 @@ class SinkConsumer:
                     logger.warning("%s: missing events %d to %d", *gap)
 
     async def _forget(self, now: float) -> None:
+        self._gate.forget(now)
         idle = [
             (key, pump)
             for key, pump in self._pumps.items()

@@ -18,11 +18,14 @@ from bus.ratelimit import RateLimits, RunBuckets, RunKey
 from bus.sinks import RunRef
 from bus.topics import shard_of, slot_of
 from bus.turns import LAST_RANK, Turn, Turns, rank_of
+from bus.waiting import wait_for_event
 
 __all__ = ["RunGate", "SinkGate", "StopWritingError"]
 
 _SHORTEST_SECONDS = 0.001
 """Timers are not set closer: clocks and sums of floats are not exact."""
+
+_FORGET_SECONDS = 15.0
 
 
 class StopWritingError(Exception):
@@ -55,6 +58,7 @@ class SinkGate:
         self._gained: dict[int, float] = {}
         self._futures: dict[Turn, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._forget_at = 0.0
 
     def gain(self, shard: int) -> None:
         """A shard is ours; nothing happens when it was before."""
@@ -132,9 +136,11 @@ class SinkGate:
             delay = max(retry_at - now, _SHORTEST_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
 
-    def forget(self) -> None:
-        """Drop what is as good as new."""
-        self.buckets.forget(self.clock())
+    def forget(self, now: float) -> None:
+        """Drop what is as good as new, once in a while."""
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_SECONDS
+            self.buckets.forget(now)
 
     def report(self) -> dict[str, Any]:
         """For the heartbeat."""
@@ -256,8 +262,7 @@ class RunGate:
             if not has_waited:
                 self._gate.rate_waits += 1
             has_waited = True
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), max(wait, _SHORTEST_SECONDS))
+            await wait_for_event(self._stopping, max(wait, _SHORTEST_SECONDS))
             self._check()
         return has_waited
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 
-from bus.errors import LogError, PermanentSinkError
+from bus.errors import LogError, MarksMovedError, PermanentSinkError
 from bus.eventlog.aio import AsyncEventLog
 from bus.feed import Item, RunFeed
 from bus.mqtt import Delivery
 from bus.retry import Backoff, RetryPolicy
 from bus.sinks import RunRef, Sink
+from bus.superseded import Id, split_blocked, superseded
+from bus.turns import rank_of
+from bus.waiting import end_tasks, wait_for_event
+from subscribers.worker.gate import SinkGate, StopWritingError
 from subscribers.worker.writer import BatchWriter, DeadLetterKeeper, WriterStats
 
 __all__ = ["RunPump"]
@@ -24,10 +27,6 @@ logger = logging.getLogger(__name__)
 # often the log is asked for one source of a run while another has events here.
 LOOK_AGAIN_SECONDS = 0.5
 _LOG_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=10.0)
-
-
-class _StopWritingError(Exception):
-    """The run is to be left as it is: the worker stops, or its shard has moved."""
 
 
 class RunPump:
@@ -44,6 +43,7 @@ class RunPump:
         dead_letters: DeadLetterKeeper,
         stats: WriterStats,
         clock: Callable[[], float] = time.monotonic,
+        gate: SinkGate | None = None,
     ) -> None:
         self.run = run
         self.feed = RunFeed()
@@ -51,18 +51,24 @@ class RunPump:
         self._sink = sink
         self._log = log
         self._clock = clock
-        self._writer = BatchWriter(sink, run, dead_letters, stats, self._sleep, clock=clock)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._gate = (gate or SinkGate(clock=clock)).of(run, self._stopping)
+        self._writer = BatchWriter(
+            sink, run, dead_letters, stats, self._sleep, clock=clock, gate=self._gate
+        )
         self._is_opened = False
         self._refused: PermanentSinkError | None = None
         self._write_began: float | None = None
+        self._blocked_since: float | None = None
         self._read_again_at = 0.0
 
-    def wake(self) -> None:
-        """There may be something to do."""
+    def wake(self, kind: str | None = None) -> None:
+        """There may be something to do: an event of this kind has come, for one."""
         self.active_at = self._clock()
+        if kind is not None:
+            self._gate.hurry(kind)
         self._wake.set()
         if not self.is_running and not self._stopping.is_set():
             self._task = asyncio.create_task(self._work(), name=f"run {self.run.run}")
@@ -74,8 +80,9 @@ class RunPump:
         return self._task is not None and not self._task.done()
 
     def waiting_seconds(self, now: float) -> float:
-        """How long the write in hand has been under way; 0 when there is none."""
-        return 0.0 if self._write_began is None else now - self._write_began
+        """How long the write in hand has been under way or waited for; 0 when there is none."""
+        since = [at for at in (self._write_began, self._blocked_since) if at is not None]
+        return now - min(since) if since else 0.0
 
     async def stop(self, timeout_seconds: float) -> None:
         """Let the write in hand finish, begin none, and end the task."""
@@ -84,9 +91,7 @@ class RunPump:
         if self._task is None:
             return
         await asyncio.wait((self._task,), timeout=timeout_seconds)
-        self._task.cancel()
-        # Not awaited itself: it may have failed, which has been said, and we may be cancelled.
-        await asyncio.wait((self._task,))
+        await end_tasks([self._task])
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -98,31 +103,94 @@ class RunPump:
             while not self._stopping.is_set():
                 self._wake.clear()
                 await self._read_missing()
-                batch = self.feed.take(self._sink.limits)
+                batch, left_out = await self._next_batch()
                 if batch:
-                    await self._write(batch)
-                elif not await self._wait():
+                    await self._or_reopen(self._write(batch, left_out))
+                self._gate.give_back()
+                letter = self.feed.next_retry()
+                if letter is not None:
+                    await self._or_reopen(self._retry(letter))
+                elif not batch and not await self._wait():
                     return
-        except _StopWritingError:
+        except StopWritingError:
             return
+        finally:
+            self._gate.give_back()
 
     async def _open(self) -> None:
         if self._is_opened:
             return
         self._write_began = self._clock()
         try:
-            _acknowledge(self.feed.open(await self._writer.open()))
+            marks = await self._writer.open()
+            self._gate.opened(is_new=not marks.applied)
+            _acknowledge(self.feed.open(marks))
         except PermanentSinkError as error:
             self._refused = error
         finally:
             self._write_began = None
         self._is_opened = True
 
-    async def _write(self, batch: list[Item]) -> None:
+    async def _or_reopen(self, writing: Coroutine[object, object, None]) -> None:
+        try:
+            await writing
+        except MarksMovedError as error:
+            # A worker that was paused past a takeover, or our own write whose answer was lost.
+            logger.warning("run %s: reading its marks again: %s", self.run.run, error)
+            self._is_opened = False
+            await self._open()
+
+    async def _next_batch(self) -> tuple[list[Item], Collection[Id]]:
+        """Wait for the tokens of a write, if there is one to make, and only then take the batch.
+
+        Returns:
+            The batch, and what of it is not to be written.
+        """
+        if self._gate.is_free:
+            return self.feed.take(self._sink.limits), ()
+        kinds = self.feed.upcoming(self._sink.limits.events) & self._sink.kinds
+        if not kinds:
+            return self.feed.take(self._sink.limits), ()
+        if self._is_blocked():
+            await self._sleep(LOOK_AGAIN_SECONDS)
+            return [], ()
+        self._write_began = self._clock()
+        try:
+            self._gate.rank = rank_of(kinds)
+            await self._gate.ready()
+            if not self.feed.has_work():
+                await self._read_missing()  # it was let go of meanwhile
+        finally:
+            self._write_began = None
+        return self._take()
+
+    def _is_blocked(self) -> bool:
+        """All that is here waits for tokens of its kind."""
+        if not self._gate.blocked():
+            return False
+        batch, _ = self._take()
+        self.feed.put_back(batch)
+        if not batch and self._blocked_since is None:
+            self._blocked_since = self._clock()
+        return not batch
+
+    def _take(self) -> tuple[list[Item], Collection[Id]]:
+        """The batch that may be written now, without what it need not write after a wait."""
+        batch = self.feed.take(self._sink.limits)
+        blocked = self._gate.blocked()
+        if not blocked and not self._gate.was_limited:
+            return batch, ()
+        left_out = superseded(batch)
+        go, stay = split_blocked(batch, left_out, blocked)
+        self.feed.put_back(stay)
+        return go, left_out
+
+    async def _write(self, batch: list[Item], left_out: Collection[Id]) -> None:
+        self._blocked_since = None
         self._write_began = self._clock()
         try:
             if self._refused is None:
-                await self._writer.write(batch, self.feed.marks)
+                await self._writer.write(batch, self.feed.marks, left_out)
             else:
                 # The run cannot be in this sink at all (deleted there, for one).
                 for item in batch:
@@ -133,6 +201,24 @@ class RunPump:
         finally:
             self._write_began = None
         _acknowledge(self.feed.settle(batch))
+        self.active_at = self._clock()
+
+    async def _retry(self, letter: Item) -> None:
+        if self._refused is not None:
+            # Whoever asks for a retry has put the run right, we hope.
+            self._refused, self._is_opened = None, False
+            await self._open()
+            if self.feed.next_retry() is not letter:
+                return
+        self._write_began = self._clock()
+        try:
+            if self._refused is None:
+                await self._writer.retry(letter, self.feed.marks)
+            else:
+                await self._writer.give_up(letter, self._refused, self.feed.marks)
+        finally:
+            self._write_began = None
+        _acknowledge(self.feed.settle_retry(letter))
         self.active_at = self._clock()
 
     async def _read_missing(self) -> None:
@@ -149,6 +235,7 @@ class RunPump:
                     break
                 except LogError as error:
                     logger.warning("run %s: cannot read the event log: %s", self.run.run, error)
+                    self._gate.give_back()
                     await self._sleep(backoff.next_seconds())
             now = self._clock()
             for event in found:
@@ -159,16 +246,13 @@ class RunPump:
         """Wait until there may be something to do; False when nothing is left."""
         if self.feed.is_quiet() and not self._wake.is_set():
             return False
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), LOOK_AGAIN_SECONDS)
+        await wait_for_event(self._wake, LOOK_AGAIN_SECONDS)
         return True
 
     async def _sleep(self, seconds: float) -> None:
         """Wait between attempts, or give up the batch when asked to stop."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        if self._stopping.is_set():
-            raise _StopWritingError
+        if await wait_for_event(self._stopping, seconds):
+            raise StopWritingError
 
 
 def _acknowledge(deliveries: Iterable[Delivery]) -> None:

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tenacity import RetryCallState
 
-from bus.errors import EventError, LogError, PermanentSinkError, RetryableSinkError
+from bus.errors import (
+    EventError,
+    LogError,
+    MarksMovedError,
+    PermanentSinkError,
+    RetryableSinkError,
+)
+from bus.eventlog.records import DeadLetter
 from bus.events import Event, decode
 from bus.feed import Item
 from bus.kinds import RunStarted
 from bus.retry import SINK_RETRY, RetryPolicy
 from bus.sinks import Marks, RunRef, Sink
+from bus.superseded import Id
+from subscribers.worker.gate import RunGate
 
 __all__ = ["BatchWriter", "DeadLetterKeeper", "WriterStats"]
 
@@ -32,13 +41,29 @@ T = TypeVar("T")
 
 
 class DeadLetterKeeper(Protocol):
-    """Where dead letters go. It must hold the letter when ``keep`` returns."""
+    """Where dead letters go. It must hold what it is told when a call returns."""
 
     async def keep(self, run: RunRef, item: Item, error: Exception, attempts: int) -> None:
         """Keep one event that the sink will never take.
 
         Raises:
             LogError: It cannot be kept now.
+        """
+
+    async def resolve(self, run: RunRef, item: Item, attempts: int) -> None:
+        """Note that a dead letter was delivered after all; nothing if it is none.
+
+        Raises:
+            LogError: It cannot be noted now.
+        """
+
+    async def wanted(
+        self, is_ours: Callable[[str], bool], is_here: Callable[[DeadLetter], bool]
+    ) -> list[DeadLetter]:
+        """The next dead letters to try again, of runs that are ours, but for those here already.
+
+        Raises:
+            LogError: They cannot be read now.
         """
 
 
@@ -49,6 +74,7 @@ class WriterStats:
     delivered: int = 0
     not_applicable: int = 0
     dead: int = 0
+    superseded: int = 0
     retries: int = 0
     batches: int = 0
     last_error: str = ""
@@ -60,6 +86,7 @@ class BatchWriter:
 
     Attributes:
         sleep: Waits between attempts; raises to give up (the worker stops, the shard has moved).
+        gate: Where each call of the sink waits for its turn; None for no such wait.
         retrying_since: When the call under way first failed (monotonic); None while it goes well.
     """
 
@@ -70,6 +97,7 @@ class BatchWriter:
     sleep: Callable[[float], Awaitable[None]]
     policy: RetryPolicy = SINK_RETRY
     clock: Callable[[], float] = time.monotonic
+    gate: RunGate | None = None
     retrying_since: float | None = field(default=None, init=False)
     _attempts: int = field(default=0, init=False)
     _elsewhere: set[str] = field(default_factory=set, init=False)
@@ -80,11 +108,19 @@ class BatchWriter:
         Raises:
             PermanentSinkError: It can never be opened.
         """
-        return await self._insist(lambda: self.sink.open_run(self.run))
+        return await self._call(lambda: self.sink.open_run(self.run), None)
 
-    async def write(self, items: Sequence[Item], marks: Marks) -> None:
-        """Write a batch or give up its parts; ``marks`` holds all of it afterwards."""
-        pairs: list[tuple[Item, Event]] = []
+    async def write(
+        self, items: Sequence[Item], marks: Marks, left_out: Collection[Id] = ()
+    ) -> None:
+        """Write a batch or give up its parts; ``marks`` holds all of it afterwards.
+
+        Args:
+            items: In order per source.
+            marks: Of the run so far.
+            left_out: Events that later ones take the place of: marked, and not written.
+        """
+        pairs: list[tuple[Item, Event | None]] = []
         dead_before = self.stats.dead
         for item in items:
             if item.kind not in self.sink.kinds or item.source in self._elsewhere:
@@ -100,7 +136,8 @@ class BatchWriter:
                 self.stats.not_applicable += 1
                 marks.add_applied(item.source, item.number)
             else:
-                pairs.append((item, event))
+                is_left_out = (item.source, item.number) in left_out
+                pairs.append((item, None if is_left_out else event))
         await self._write(pairs, marks)
         if self.stats.dead != dead_before:
             await self._write_marks(marks)
@@ -132,22 +169,54 @@ class BatchWriter:
         marks.add_dead(item.source, item.number)
         self.stats.dead += 1
 
+    async def retry(self, item: Item, marks: Marks) -> None:
+        """Try a dead letter again: written, it is no longer dead; else it is given up once more."""
+        attempts = 0
+        if marks.is_dead(item.source, item.number):  # else an earlier try got through
+            try:
+                await self._write_dead(item, marks)
+            except (EventError, PermanentSinkError) as error:
+                await self.give_up(item, error, marks, self._attempts)
+                return
+            attempts = self._attempts
+
+        async def resolve() -> None:
+            try:
+                await self.dead_letters.resolve(self.run, item, attempts)
+            except LogError as failure:
+                raise RetryableSinkError(f"cannot note a delivery: {failure}") from failure
+
+        await self._insist(resolve)
+
+    async def _write_dead(self, item: Item, marks: Marks) -> None:
+        """Write one event that is dead, and marks that no longer call it so, in one call."""
+        self._attempts = 1
+        events = [decode(item.raw)] if item.kind in self.sink.kinds else []
+        after = marks.copy()
+        after.revive(item.source, item.number)
+        await self._call(lambda: self.sink.write(self.run, events, after), {item.kind})
+        marks.revive(item.source, item.number)
+        self.stats.delivered += 1
+        self.stats.batches += 1
+
     async def _write_marks(self, marks: Marks) -> None:
         try:
-            await self._insist(lambda: self.sink.write(self.run, [], marks))
+            await self._call(lambda: self.sink.write(self.run, [], marks), ())
         except PermanentSinkError as error:
             # The letters are kept; a worker that starts again makes them once more.
             logger.warning("%s: run %s: marks: %s", self.sink.name, self.run.run, error)
 
-    async def _write(self, pairs: Sequence[tuple[Item, Event]], marks: Marks) -> None:
-        if not pairs:
-            return
+    async def _write(self, pairs: Sequence[tuple[Item, Event | None]], marks: Marks) -> None:
         after = marks.copy()
-        for item, _ in pairs:
-            after.add_applied(item.source, item.number)
-        events = [event for _, event in pairs]
+        events = _note(pairs, after)
+        if not events:
+            # Nothing, or only what is left out: the call that writes what takes its place says so.
+            _note(pairs, marks)
+            self.stats.superseded += len(pairs)
+            return
+        kinds = {event.kind for event in events}
         try:
-            await self._insist(lambda: self.sink.write(self.run, events, after))
+            await self._call(lambda: self.sink.write(self.run, events, after), kinds)
         except PermanentSinkError as error:
             if len(pairs) == 1:
                 await self.give_up(pairs[0][0], error, marks, self._attempts)
@@ -156,20 +225,43 @@ class BatchWriter:
             await self._write(pairs[:middle], marks)
             await self._write(pairs[middle:], marks)
             return
-        for item, _ in pairs:
-            marks.add_applied(item.source, item.number)
-        self.stats.delivered += len(pairs)
+        _note(pairs, marks)
+        self.stats.delivered += len(events)
+        self.stats.superseded += len(pairs) - len(events)
         self.stats.batches += 1
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works or is refused for good."""
+    async def _call(self, call: Callable[[], Awaitable[T]], kinds: Collection[str] | None) -> T:
+        """Call the sink in turn, until it works or is refused for good.
+
+        Args:
+            call: Which call.
+            kinds: Of the events it writes; None when it opens the run.
+        """
+        gate = self.gate
+        if gate is None:
+            return await self._insist(call)
+
+        async def watched() -> T:
+            with gate.watch():
+                return await call()
+
+        return await self._insist(watched, lambda: gate.enter(kinds))
+
+    async def _insist(
+        self,
+        call: Callable[[], Awaitable[T]],
+        enter: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """Call until it works or is refused for good; before each attempt, ``enter``."""
         unknown = 0
 
         async def attempt() -> T:
             nonlocal unknown
+            if enter is not None:
+                await enter()
             try:
                 return await call()
-            except (RetryableSinkError, PermanentSinkError):
+            except (RetryableSinkError, PermanentSinkError, MarksMovedError):
                 raise
             except Exception as error:  # a plain SinkError too: the sink itself does not know
                 unknown += 1
@@ -178,17 +270,29 @@ class BatchWriter:
                     raise PermanentSinkError(text) from error
                 raise RetryableSinkError(text) from error
 
-        retrying = self.policy.retrying(before_sleep=self._note, sleep=self.sleep)
+        retrying = self.policy.retrying(before_sleep=self._on_failure, sleep=self.sleep)
         try:
             return await retrying(attempt)
         finally:
             self._attempts = int(retrying.statistics.get("attempt_number", 1))
             self.retrying_since = None
 
-    def _note(self, state: RetryCallState) -> None:
+    def _on_failure(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self.stats.retries += 1
         self.stats.last_error = str(error)
         if self.retrying_since is None:
             self.retrying_since = self.clock()
             logger.warning("%s: run %s: will retry: %s", self.sink.name, self.run.run, error)
+
+
+def _note(pairs: Sequence[tuple[Item, Event | None]], marks: Marks) -> list[Event]:
+    """Note all of a batch in the marks; returns the events that are to be written."""
+    events: list[Event] = []
+    for item, event in pairs:
+        if event is None:
+            marks.add_superseded(item.source, item.number)
+        else:
+            marks.add_applied(item.source, item.number)
+            events.append(event)
+    return events

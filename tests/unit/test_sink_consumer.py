@@ -10,7 +10,7 @@ from typing import cast
 import orjson
 import pytest
 
-from bus.errors import LogError, RetryableSinkError
+from bus.errors import LogError
 from bus.eventlog.aio import AsyncEventLog
 from bus.idranges import IdRanges
 from bus.stored import encode_stored
@@ -84,9 +84,9 @@ async def test_runs_are_written_side_by_side(bench: Bench) -> None:
 
 
 async def test_a_run_that_waits_does_not_hold_up_another(bench: Bench) -> None:
-    bench.sink.errors = [RetryableSinkError("down", 1000.0)]
+    bench.sink.refused_runs = {RUN}
     bench.deliver(1)
-    await until(lambda: not bench.sink.errors)
+    await until(lambda: bench.consumer.report()["retries"] > 0)
     bench.deliver(1, run="r2")
     await until(lambda: bench.sink.ids(source_of("r2"), "r2") == [1])
     assert bench.sink.ids(SOURCE) == []
