@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import socket
-import time
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 
 from bus.config import Settings
 from bus.errors import ConfigError, LogError
 from bus.eventlog.aio import AsyncEventLog
 from bus.group.host import Consumer, GroupHost
 from bus.retry import Backoff, RetryPolicy
-from bus.sinks import load_sink
+from bus.sinks import RateLimited, load_sink
 from bus.topics import Topics
+from bus.waiting import end_tasks, wait_for_event
 from subscribers.log.consumer import LogConsumer
 from subscribers.worker.consumer import SinkConsumer
+from subscribers.worker.joining import join_group
 from subscribers.worker.letters import DeadLetters
 from subscribers.worker.options import LOG_GROUP, WorkerOptions
 
@@ -57,6 +58,7 @@ async def _run_log_worker(
     if log is None:
         raise ConfigError("the log worker needs the event log: set TRAINBUS_LOG")
     topics = settings.topics
+    options, _ = await join_group(options, log)
     consumer = LogConsumer(log, topics, options.shards, options.grace_seconds)
     notices = (topics.nodes_filter, topics.dead_filter)
     host = _host(options, settings, topics, consumer, notices)
@@ -75,13 +77,19 @@ async def _run_sink_worker(
     # The group begins now, not when the tracker's library has been imported seconds later.
     since = 0.0
     if log is not None:
-        group = await log.register_group(options.sink, options.shards, time.time())
+        options, group = await join_group(options, log)
         if options.is_backfill:
             group = await log.move_group_start(options.sink, 0.0) or group
         since = group.started_at
     sink = load_sink(options.sink, settings, environ)
+    if log is not None:
+        # Loading a tracker's library takes seconds, and the group may have been resized meanwhile.
+        await join_group(replace(options, has_chosen_shards=True), log)
+    limits = options.limits
+    if isinstance(sink, RateLimited):
+        limits = limits.or_else(sink.rate_limits)
     letters = DeadLetters(options.sink, topics, log)
-    consumer = SinkConsumer(sink, topics, options.shards, log, letters, since)
+    consumer = SinkConsumer(sink, topics, options.shards, log, letters, since, limits=limits)
     host = _host(options, settings, topics, consumer, (topics.stored_filter,))
     letters.host = host
     try:
@@ -121,9 +129,7 @@ async def _run(
             if task.done():
                 task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
 
 async def _open_log(settings: Settings, stop: asyncio.Event) -> AsyncEventLog | None:
@@ -138,6 +144,5 @@ async def _open_log(settings: Settings, stop: asyncio.Event) -> AsyncEventLog | 
             if not error.is_retryable:
                 raise
             logger.warning("%s; will retry", error)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), backoff.next_seconds())
+        await wait_for_event(stop, backoff.next_seconds())
     return None
