@@ -133,6 +133,18 @@ def find(
     has_raw: bool = True,
 ) -> list[DeadLetter]:
     """Letters that match, oldest first."""
+    if keys is not None and len(keys) > _AT_ONCE:
+        parts = sorted(keys)
+        return [
+            letter
+            for start in range(0, len(parts), _AT_ONCE)
+            for letter in find(
+                *(connection, group, run, project),
+                states=states,
+                keys=parts[start : start + _AT_ONCE],
+                has_raw=has_raw,
+            )
+        ]
     columns = [column for column in dead_letters.c if has_raw or column.name != "raw"]
     query = select(*columns).order_by(dead_letters.c.letter_key)
     wanted = ((dead_letters.c.sink_group, group), (dead_letters.c.run, run))

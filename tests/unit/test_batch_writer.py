@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from bus.errors import LogError, PermanentSinkError, RetryableSinkError, SinkError
+from bus.eventlog import DeadLetter
 from bus.events import Event
 from bus.feed import Item
 from bus.retry import RetryPolicy
@@ -56,6 +57,7 @@ class Letters:
 
     def __init__(self, failures: int = 0) -> None:
         self.kept: list[tuple[int, str, int]] = []
+        self.resolved: list[tuple[int, int]] = []
         self.failures = failures
 
     async def keep(self, run: RunRef, item: Item, error: Exception, attempts: int) -> None:
@@ -63,6 +65,17 @@ class Letters:
             self.failures -= 1
             raise LogError("away", is_retryable=True)
         self.kept.append((item.number, str(error), attempts))
+
+    async def resolve(self, run: RunRef, item: Item, attempts: int) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise LogError("away", is_retryable=True)
+        self.resolved.append((item.number, attempts))
+
+    async def wanted(
+        self, is_ours: Callable[[str], bool], is_here: Callable[[DeadLetter], bool]
+    ) -> list[DeadLetter]:
+        return []
 
 
 def writer(
