@@ -28,7 +28,7 @@ from heapq import heappop, heappush
 
 from bus.idranges import IdRanges
 
-__all__ = ["Outbox"]
+__all__ = ["OVERHEAD_BYTES", "Outbox"]
 
 IDLE_GRACE_SECONDS = 1.0
 """How long after PUBACK an idle shard proves that the event is not in its queue."""

@@ -27,7 +27,7 @@ from bus.topics import shard_of, slot_of
 from bus.waiting import end_tasks, wait_for_event
 from publishers.shipper.discovery import Discovery, SayOnce
 from publishers.shipper.loghealth import ShardNews
-from publishers.shipper.outbox import Outbox
+from publishers.shipper.outbox import OVERHEAD_BYTES, Outbox
 from publishers.shipper.source import Commit, JournalSource
 from publishers.shipper.uplink import Uplink
 from publishers.shipper.uploads import Uploads
@@ -274,7 +274,7 @@ class Shipper:
                 queue.append(active)
 
     def _send_one(self, active: _Active, link: Link, has_room: bool) -> int:
-        """Publish the next event of a source; its size, or 0 when there is none."""
+        """Publish the next event of a source; the room it takes, or 0 when there is none."""
         number = active.outbox.next_to_send(has_room)
         if number is None:
             return 0
@@ -299,7 +299,7 @@ class Shipper:
         active.unsent.pop(number, None)
         self._in_flight += 1
         self.published += 1
-        return len(raw)
+        return len(raw) + OVERHEAD_BYTES
 
     def _on_ack(self, active: _Active, number: int, link: Link) -> None:
         if link is not self._uplink.link:
