@@ -1,6 +1,6 @@
 """Which checkpoints need not be uploaded, when there are more than a limit lets through. Pure.
 
-A checkpoint is superseded when a later one of the same source, in the same batch, takes its place:
+A checkpoint is superseded when a later one of the same source that is known takes its place:
 one with the same file name, or with a name that differs in digits only and a later epoch (so that
 ``shard-2.pt`` does not take the place of ``shard-1.pt``). The best and the final one never are.
 """
@@ -8,7 +8,7 @@ one with the same file name, or with a name that differs in digits only and a la
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bus.errors import EventError
 from bus.events import decode
@@ -23,8 +23,20 @@ Id = tuple[str, int]
 _DIGITS = re.compile(r"\d+")
 
 
-def superseded(batch: Sequence[Item]) -> frozenset[Id]:
-    """The checkpoints of a batch, in order per source, that a later one takes the place of."""
+def superseded(batch: Sequence[Item], ahead: Iterable[Item] = ()) -> frozenset[Id]:
+    """The checkpoints of a batch that a later one takes the place of.
+
+    Args:
+        batch: In order per source.
+        ahead: Events that will come after it, in order per source too; earlier ones do no harm.
+    """
+    last = {item.source: item.number for item in batch}
+    after = [item for item in ahead if item.number > last.get(item.source, item.number)]
+    here = {(item.source, item.number) for item in batch}
+    return frozenset(_superseded([*batch, *after]) & here)
+
+
+def _superseded(batch: Sequence[Item]) -> set[Id]:
     later: dict[tuple[str, str], list[Checkpoint]] = {}
     found: set[Id] = set()
     for item in reversed(batch):
@@ -35,7 +47,7 @@ def superseded(batch: Sequence[Item]) -> frozenset[Id]:
         if not is_kept and any(_replaces(one, checkpoint) for one in series):
             found.add((item.source, item.number))
         series.append(checkpoint)
-    return frozenset(found)
+    return found
 
 
 def split_blocked(
@@ -49,7 +61,7 @@ def split_blocked(
         blocked: The kinds that have to wait.
 
     Returns:
-        Both parts; nothing goes when it would hold no event to write.
+        Both parts.
     """
     go: list[Item] = []
     stay: list[Item] = []
@@ -59,8 +71,6 @@ def split_blocked(
         if item.kind in blocked and not is_left_out:
             stopped.add(item.source)
         (stay if item.source in stopped else go).append(item)
-    if all((item.source, item.number) in left_out for item in go):
-        return [], list(batch)
     return go, stay
 
 

@@ -55,9 +55,11 @@ class AsyncEventLog:
         """Give up the ids from ``first`` to ``last`` that are not in the log."""
         return await self._call(self._log.record_lost, source, first, last, reason, now)
 
-    async def read(self, source: str, first: int, last: int) -> list[LoggedEvent]:
-        """Events of a source in order, as many as one call may bring."""
-        return await self._call(self._log.read, source, first, last)
+    async def read(
+        self, source: str, first: int, last: int, kind: str | None = None
+    ) -> list[LoggedEvent]:
+        """Events of a source in order, as many as one call may bring; of one kind, or all."""
+        return await self._call(self._log.read, source, first, last, kind=kind)
 
     async def changed_since(self, since: float) -> list[SourceState]:
         """Sources that the log wrote to at or after a time (Unix seconds)."""

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 # How often a run that waits for something looks again by itself; messages wake it at once. Also how
 # often the log is asked for one source of a run while another has events here.
 LOOK_AGAIN_SECONDS = 0.5
+LOOK_AHEAD_SECONDS = 5.0
+_ENDLESS = 2**53
+
 _LOG_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=10.0)
 
 
@@ -62,6 +65,8 @@ class RunPump:
         self._refused: PermanentSinkError | None = None
         self._write_began: float | None = None
         self._blocked_since: float | None = None
+        self._ahead: list[Item] = []
+        self._look_ahead_at = 0.0
         self._read_again_at = 0.0
 
     def wake(self, kind: str | None = None) -> None:
@@ -146,12 +151,13 @@ class RunPump:
         Returns:
             The batch, and what of it is not to be written.
         """
-        if self._gate.is_free:
+        if self._gate.is_free or self._refused is not None:
             return self.feed.take(self._sink.limits), ()
         kinds = self.feed.upcoming(self._sink.limits.events) & self._sink.kinds
         if not kinds:
             return self.feed.take(self._sink.limits), ()
         if self._is_blocked():
+            await self._look_ahead()
             await self._sleep(LOOK_AGAIN_SECONDS)
             return [], ()
         self._write_began = self._clock()
@@ -180,10 +186,30 @@ class RunPump:
         blocked = self._gate.blocked()
         if not blocked and not self._gate.was_limited:
             return batch, ()
-        left_out = superseded(batch)
+        left_out = superseded(batch, self._ahead)
         go, stay = split_blocked(batch, left_out, blocked)
         self.feed.put_back(stay)
         return go, left_out
+
+    async def _look_ahead(self) -> None:
+        """Find later checkpoints in the log: they may take the place of what has to wait.
+
+        Else a run that makes more of them than its limit lets through would fall behind for ever.
+        """
+        now = self._clock()
+        if self._log is None or now < self._look_ahead_at:
+            return
+        self._look_ahead_at = now + LOOK_AHEAD_SECONDS
+        self._ahead = []
+        for head in self.feed.heads():
+            if head.kind != "checkpoint":
+                continue
+            try:
+                found = await self._log.read(head.source, head.number + 1, _ENDLESS, head.kind)
+            except LogError as error:
+                logger.warning("run %s: cannot read the event log: %s", self.run.run, error)
+                return
+            self._ahead += [Item(e.source, e.id, e.kind, e.raw, None, now) for e in found]
 
     async def _write(self, batch: list[Item], left_out: Collection[Id]) -> None:
         self._blocked_since = None
