@@ -177,13 +177,16 @@ class EventLog:
         last: int,
         limit_events: int = 500,
         limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        kind: str | None = None,
     ) -> list[LoggedEvent]:
-        """Events of one source with ids from ``first`` to ``last``, by id.
+        """Events of one source with ids from ``first`` to ``last``, by id; of one kind, or all.
 
         Stops at either limit, but returns at least one event if there is one.
         """
         key = select(sources.c.source_key).where(sources.c.source == source).scalar_subquery()
         where = [events.c.source_key == key, events.c.id.between(first, last)]
+        if kind is not None:
+            where.append(events.c.kind == kind)
         with translated(self._place), self._engine.begin() as connection:
             return reading.read_page(connection, source, where, limit_events, limit_bytes)
 
@@ -215,6 +218,17 @@ class EventLog:
         """Runs with what the log holds of them, the latest event first."""
         with translated(self._place), self._engine.begin() as connection:
             return summaries.runs(connection, project, limit, run)
+
+    def open_runs(self, since: float, limit: int = 100) -> list[RunSummary]:
+        """Runs that have not ended, the latest event first.
+
+        Args:
+            since: Runs whose sources have all ended, and that still wait for other ranks, are only
+                looked for among those changed since then (Unix seconds).
+            limit: Look at so many runs at the most.
+        """
+        with translated(self._place), self._engine.begin() as connection:
+            return summaries.open_runs(connection, since, limit)
 
     def find_runs(self, run: str) -> list[tuple[str, str]]:
         """(project, run) of every run with this id or, if there is none, with this name."""

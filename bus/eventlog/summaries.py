@@ -17,7 +17,7 @@ from bus.kinds import RunFinished, RunStarted
 from bus.lifecycle import RankState, RunLife
 from bus.source import Source
 
-__all__ = ["find_runs", "finished", "ids_by_kind", "losses", "runs"]
+__all__ = ["find_runs", "finished", "ids_by_kind", "losses", "open_runs", "runs"]
 
 _RUNS_AT_ONCE = 500
 
@@ -26,6 +26,33 @@ def runs(
     connection: Connection, project: str | None, limit: int | None, run: str | None
 ) -> list[RunSummary]:
     """Runs with their sums, the latest event first."""
+    wanted: list[Any] = []
+    if project is not None:
+        wanted.append(sources.c.project == project)
+    if run is not None:
+        wanted.append(sources.c.run == run)
+    return _runs(connection, wanted, limit)
+
+
+def open_runs(connection: Connection, since: float, limit: int) -> list[RunSummary]:
+    """Runs that have not ended, the latest event first.
+
+    Looked for among those with a source without an end, and those changed since a time: ranks of
+    these may not have begun yet.
+    """
+    found = (
+        select(sources.c.run)
+        .where(or_(sources.c.finished_id.is_(None), sources.c.changed_at >= since))
+        .group_by(sources.c.run)
+        .order_by(func.max(sources.c.last_time).desc())
+        .limit(limit)
+    )
+    names = list(connection.scalars(found))
+    listed = _runs(connection, [sources.c.run.in_(names)], None) if names else []
+    return [run for run in listed if run.status is None]
+
+
+def _runs(connection: Connection, wanted: list[Any], limit: int | None) -> list[RunSummary]:
     last_time = func.max(sources.c.last_time).label("last_time")
     query = (
         select(
@@ -38,14 +65,11 @@ def runs(
             last_time,
             func.count().label("sources"),
         )
+        .where(*wanted)
         .group_by(sources.c.project, sources.c.run)
         .order_by(last_time.desc(), sources.c.project, sources.c.run)
         .limit(limit)
     )
-    if project is not None:
-        query = query.where(sources.c.project == project)
-    if run is not None:
-        query = query.where(sources.c.run == run)
     rows = connection.execute(query).all()
     details: dict[tuple[str, str], tuple[RunLife, int]] = {}
     for start in range(0, len(rows), _RUNS_AT_ONCE):
