@@ -16,7 +16,18 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-NAMES = ("road", "live", "latency", "wiped_broker", "mlflow", "memory")
+NAMES = (
+    "road",
+    "live",
+    "latency",
+    "wiped_broker",
+    "mlflow",
+    "memory",
+    "look",
+    "workers",
+    "takeover",
+    "many_runs",
+)
 """All but ``log_call``, which is a program of its own: it wants a process without threads."""
 
 PACKAGES = ("aiomqtt", "msgspec", "mlflow", "orjson", "paho-mqtt", "sqlalchemy")

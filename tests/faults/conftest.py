@@ -69,21 +69,37 @@ def server_road(
     built.close()
 
 
-@pytest.fixture
-def short_queue_road(
-    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
-) -> Iterator[Road]:
-    """A road over a Mosquitto that silently drops what is above twenty queued messages."""
+def _forgetful(mosquitto: EmbeddedBroker, limit: str) -> None:
+    """Run Mosquitto with a limit on its queues, above which it drops and still acknowledges."""
     mosquitto.stop()
     lossless = mosquitto._engine
     mosquitto._engine = replace(
         lossless,
         settings=lambda port, data: lossless.settings(port, data).replace(
-            "max_queued_messages 0", "max_queued_messages 20"
+            "max_queued_messages 0\n", limit
         ),
     )
     mosquitto.start()
-    assert "max_queued_messages 20" in (mosquitto.folder / "mosquitto.conf").read_text()
+    assert "max_queued_messages 0" not in (mosquitto.folder / "mosquitto.conf").read_text()
+
+
+@pytest.fixture
+def short_queue_road(
+    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
+) -> Iterator[Road]:
+    """A road over a Mosquitto that silently drops what is above twenty queued messages."""
+    _forgetful(mosquitto, "max_queued_messages 20\n")
+    built = Road(tmp_path, mosquitto, processes)
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def default_queue_road(
+    tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
+) -> Iterator[Road]:
+    """A road over a Mosquitto with its default limit: a thousand queued messages."""
+    _forgetful(mosquitto, "")
     built = Road(tmp_path, mosquitto, processes)
     yield built
     built.close()

@@ -56,14 +56,21 @@ class Sink:
             connection.close()
 
 
-def _worker(road: Road, sink: Sink, delay_seconds: float = 0.0) -> Process:
+def start_worker(
+    road: Road,
+    sink: Sink,
+    *options: str,
+    delay_seconds: float = 0.0,
+    heartbeat_seconds: float = 0.3,
+) -> Process:
+    """Start a worker of the appending sink."""
     environ = {
         **road.environ,
         "PYTHONPATH": f"{road.environ['PYTHONPATH']}:{SINKS}",
         "APPENDING_SINK_DB": str(sink.path),
         "APPENDING_SINK_DELAY": str(delay_seconds),
     }
-    arguments = ("worker", "appending", "--heartbeat", "0.3", "-v")
+    arguments = ("worker", "appending", "--heartbeat", str(heartbeat_seconds), "-v", *options)
     return road.processes.trainbus(*arguments, environ=environ)
 
 
@@ -86,7 +93,7 @@ def test_workers_that_die_at_random_lose_nothing_and_write_nothing_twice(road: R
     chance = random.Random(SEED)
     sink = Sink(road.folder / "appended.db")
     road.worker("log")
-    workers = [_worker(road, sink, 0.02) for _ in range(3)]
+    workers = [start_worker(road, sink, delay_seconds=0.02) for _ in range(3)]
     per_trainer = RUNS // TRAINERS
     steps = 60_000 // 4 // RUNS
     trainers = [
@@ -123,11 +130,11 @@ def _disturb(road: Road, sink: Sink, worker: Process, chance: random.Random) -> 
     what = chance.choice(["kill", "terminate", "pause"])
     if what == "kill":
         worker.kill()
-        return _worker(road, sink, 0.02)
+        return start_worker(road, sink, delay_seconds=0.02)
     if what == "terminate":
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) in {0, -signal.SIGTERM}
-        return _worker(road, sink, 0.02)
+        return start_worker(road, sink, delay_seconds=0.02)
     worker.send_signal(signal.SIGSTOP)
     time.sleep(chance.uniform(0.2, 3.0))
     worker.send_signal(signal.SIGCONT)
@@ -138,7 +145,7 @@ def test_a_new_owner_writes_soon_after_a_kill(mosquitto_road: Road) -> None:
     road = mosquitto_road
     sink = Sink(road.folder / "appended.db")
     road.worker("log")
-    workers = [_worker(road, sink) for _ in range(2)]
+    workers = [start_worker(road, sink) for _ in range(2)]
     trainers = [
         road.trainer(f"run{number}", "--steps", "1500", "--pace", "0.01") for number in range(4)
     ]
@@ -161,3 +168,42 @@ def _runs_since(sink: Sink, moment: float) -> int:
         return int(connection.execute(statement, (moment,)).fetchone()[0])
     finally:
         connection.close()
+
+
+def test_what_a_broker_at_its_default_limits_dropped_arrives_from_the_log(
+    default_queue_road: Road,
+) -> None:
+    road = default_queue_road
+    sink = Sink(road.folder / "appended.db")
+    road.worker("log")
+    worker = start_worker(road, sink)
+    assert road.trainer("seen", "--steps", "10").wait(60) == 0
+    wait_until(lambda: sink.rows(), 30, "the first run")
+    worker.kill()
+    many = "import sys, publishers\n" + (
+        "run = publishers.start_run(project='p', run_id=sys.argv[1])\n"
+        "for step in range(5000):\n    run.tags({'step': str(step)})\n"
+        "run.finish(timeout=60)"
+    )
+    assert road.processes.python("-c", many, "many", environ=road.environ).wait(120) == 0
+    start_worker(road, sink)
+    wait_until(lambda: len(sink.rows()) >= len(_published(road)), 60, "all events")
+    rows = sink.rows()
+    assert Counter((source, number) for _, source, number, _ in rows) == _published(road)
+    assert [number for run, _, number, _ in rows if run == "many"] == list(range(1, 5003))
+
+
+def test_a_group_that_starts_late_gets_old_and_live_events_without_a_seam(road: Road) -> None:
+    sink = Sink(road.folder / "appended.db")
+    road.worker("log")
+    assert road.trainer("old", "--steps", "100").wait(60) == 0
+    trainer = road.trainer("live", "--steps", "800", "--pace", "0.01")
+    wait_until(lambda: sum(road.in_log("live").values()) > 100, 30, "the live run")
+    start_worker(road, sink, "--backfill")
+    assert trainer.wait(60) == 0
+    wait_until(lambda: len(sink.rows()) >= len(_published(road)), 60, "all events")
+    rows = sink.rows()
+    assert Counter((source, number) for _, source, number, _ in rows) == _published(road)
+    for source in {source for _, source, _, _ in rows}:
+        numbers = [number for _, one, number, _ in rows if one == source]
+        assert numbers == list(range(1, len(numbers) + 1))

@@ -2,7 +2,9 @@
 
 It keeps the applied marks beside the rows and writes both in one transaction, on the condition that
 the marks are still those this worker read or wrote last: a worker that was paused past a takeover
-cannot write. ``APPENDING_SINK_DB`` names its file, ``APPENDING_SINK_DELAY`` its latency in seconds.
+cannot write. ``APPENDING_SINK_DB`` names its file, ``APPENDING_SINK_DELAY`` its latency in seconds;
+with ``APPENDING_SINK_SERIAL`` a worker makes one call at a time, of at most so many events. With
+``APPENDING_SINK_REFUSES=tags`` it refuses tags until the file ``APPENDING_SINK_FLAG`` exists.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from bus.config import Settings
-from bus.errors import MarksMovedError, RetryableSinkError
+from bus.errors import MarksMovedError, PermanentSinkError, RetryableSinkError
 from bus.events import Event
 from bus.idranges import IdRanges
 from bus.kinds import KINDS, Metrics
@@ -37,11 +40,14 @@ class AppendingSink:
     """Appends rows; see above."""
 
     name = "appending"
-    limits = BatchLimits(events=20)
     kinds = frozenset(KINDS)
 
-    def __init__(self, path: str, delay_seconds: float) -> None:
+    def __init__(self, path: str, delay_seconds: float, serial_events: int) -> None:
+        self.limits = BatchLimits(events=serial_events or 20)
+        self._turn = asyncio.Semaphore(1 if serial_events else 100)
         self._path = path
+        self.refused = ""
+        self.flag = Path(path)
         self._delay_seconds = delay_seconds
         self._versions: dict[str, int] = {}
         self._pool = ThreadPoolExecutor(8)
@@ -53,9 +59,12 @@ class AppendingSink:
         return await self._call(self._open, run)
 
     async def write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
-        if self._delay_seconds:
-            await asyncio.sleep(self._delay_seconds)
-        await self._call(self._write, run, events, marks)
+        if any(event.kind == self.refused for event in events) and not self.flag.exists():
+            raise PermanentSinkError(f"{self.refused} are refused")
+        async with self._turn:
+            if self._delay_seconds:
+                await asyncio.sleep(self._delay_seconds)
+            await self._call(self._write, run, events, marks)
 
     async def close_run(self, run: RunRef) -> None:
         self._versions.pop(run.run, None)
@@ -87,8 +96,9 @@ class AppendingSink:
             connection.close()
         version, text = found or (0, "")
         self._versions[run.run] = version
-        pairs = (line.split("\t") for line in text.splitlines())
-        return Marks({source: IdRanges.parse(ids) for source, ids in pairs})
+        lines = [line.split("\t") for line in text.splitlines()]
+        applied = {source: IdRanges.parse(ids) for source, ids, _ in lines}
+        return Marks(applied, {source: IdRanges.parse(dead) for source, _, dead in lines if dead})
 
     def _write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
         connection = self._connect()
@@ -103,7 +113,10 @@ class AppendingSink:
                 "insert into rows (run, source, id, points, at) values (?, ?, ?, ?, ?)",
                 [(run.run, e.source, e.id, _points(e), time.time()) for e in events],
             )
-            text = "\n".join(f"{source}\t{ids}" for source, ids in marks.applied.items())
+            text = "\n".join(
+                f"{source}\t{ids}\t{marks.dead.get(source, '')}"
+                for source, ids in marks.applied.items()
+            )
             connection.execute(
                 "insert or replace into marks values (?, ?, ?)", (run.run, version + 1, text)
             )
@@ -121,4 +134,8 @@ def _points(event: Event) -> int:
 
 def create(settings: Settings, environ: Mapping[str, str]) -> AppendingSink:
     delay = float(environ.get("APPENDING_SINK_DELAY") or 0)
-    return AppendingSink(environ["APPENDING_SINK_DB"], delay)
+    serial = int(environ.get("APPENDING_SINK_SERIAL") or 0)
+    sink = AppendingSink(environ["APPENDING_SINK_DB"], delay, serial)
+    sink.refused = environ.get("APPENDING_SINK_REFUSES", "")
+    sink.flag = Path(environ.get("APPENDING_SINK_FLAG", ""))
+    return sink
