@@ -14,7 +14,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 from bus.circuit import Circuits, pause_seconds
 from bus.ratelimit import Rate, RunKey, TokenBucket
@@ -88,9 +87,13 @@ class Turns:
         bucket = TokenBucket(rate, now, share=0.0) if rate is not None and is_limited else None
         return cls(circuits or Circuits(), bucket)
 
+    def is_unlimited(self, now: float) -> bool:
+        """There is neither a limit nor a pause."""
+        return self.bucket is None and now >= self.paused_until
+
     def is_free(self, now: float) -> bool:
-        """Anybody may call: there is no limit, no pause, and nothing has failed."""
-        return self.bucket is None and self.circuits.is_quiet and now >= self.paused_until
+        """Anybody may call: nothing is limited, and nothing has failed."""
+        return self.is_unlimited(now) and self.circuits.is_quiet
 
     @property
     def waiting(self) -> int:
@@ -150,14 +153,6 @@ class Turns:
     def pause(self, asked_seconds: float | None, now: float) -> None:
         """The sink asked for a pause: nobody calls it meanwhile."""
         self.paused_until = max(self.paused_until, now + pause_seconds(asked_seconds))
-
-    def report(self, now: float) -> dict[str, Any]:
-        """For people."""
-        return {
-            "rate_waiting_runs": self._waiting,
-            "rate_paused_seconds": round(max(self.paused_until - now, 0.0), 1),
-            "circuit": self.circuits.report(now),
-        }
 
     def _token_seconds(self, now: float) -> float:
         bucket = 0.0 if self.bucket is None else self.bucket.wait_seconds(now)

@@ -54,6 +54,8 @@ class SinkGate:
         self.turns = turns or Turns.limited(limits.sink, clock())
         self.buckets = RunBuckets(limits)
         self.rate_waits = 0
+        self.resting: set[RunKey] = set()
+        """Runs that wait for tokens of their own."""
         self._shards = shards
         self._gained: dict[int, float] = {}
         self._futures: dict[Turn, asyncio.Future[None]] = {}
@@ -144,7 +146,14 @@ class SinkGate:
 
     def report(self) -> dict[str, Any]:
         """For the heartbeat."""
-        return {"rate_waits": self.rate_waits, **self.turns.report(self.clock())}
+        now = self.clock()
+        queued = 0 if self.turns.is_unlimited(now) else self.turns.waiting
+        return {
+            "rate_waits": self.rate_waits,
+            "rate_waiting_runs": len(self.resting) + queued,
+            "rate_paused_seconds": round(max(self.turns.paused_until - now, 0.0), 1),
+            "circuit": self.turns.circuits.report(now),
+        }
 
     def _share(self) -> None:
         if self.turns.bucket is not None:
@@ -188,6 +197,14 @@ class RunGate:
         self.rank = min(self.rank, rank_of((kind,)))
         if self._turn is not None:
             self._gate.turns.hurry(self._turn, self.rank)
+
+    def rest(self, is_resting: bool) -> None:
+        """Whether the run waits for tokens of its own."""
+        if not is_resting:
+            self._gate.resting.discard(self._run)
+        elif self._run not in self._gate.resting:
+            self._gate.resting.add(self._run)
+            self._gate.rate_waits += 1
 
     def blocked(self) -> frozenset[str]:
         """The kinds that have to wait for tokens of their own."""
@@ -258,12 +275,15 @@ class RunGate:
         if self._gate.buckets.is_unlimited:
             return has_waited
         self._begin()
-        while (wait := self._gate.buckets.wait_seconds(self._run, self._gate.clock(), kinds)) > 0:
-            if not has_waited:
-                self._gate.rate_waits += 1
-            has_waited = True
-            await wait_for_event(self._stopping, max(wait, _SHORTEST_SECONDS))
-            self._check()
+        buckets, clock = self._gate.buckets, self._gate.clock
+        try:
+            while (wait := buckets.wait_seconds(self._run, clock(), kinds)) > 0:
+                has_waited = True
+                self.rest(True)
+                await wait_for_event(self._stopping, max(wait, _SHORTEST_SECONDS))
+                self._check()
+        finally:
+            self.rest(False)
         return has_waited
 
     async def _wait_turn(self) -> bool:

@@ -120,6 +120,7 @@ class RunPump:
         except StopWritingError:
             return
         finally:
+            self._gate.rest(False)
             self._gate.give_back()
 
     async def _open(self) -> None:
@@ -157,6 +158,7 @@ class RunPump:
         if not kinds:
             return self.feed.take(self._sink.limits), ()
         if self._is_blocked():
+            self._gate.rest(True)
             await self._look_ahead()
             await self._sleep(LOOK_AGAIN_SECONDS)
             return [], ()
@@ -213,6 +215,7 @@ class RunPump:
 
     async def _write(self, batch: list[Item], left_out: Collection[Id]) -> None:
         self._blocked_since = None
+        self._gate.rest(False)
         self._write_began = self._clock()
         try:
             if self._refused is None:
