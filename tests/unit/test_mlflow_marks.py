@@ -20,14 +20,19 @@ sources = st.builds(
 ids = st.lists(st.integers(1, 10**6), min_size=1, max_size=30)
 
 
-@given(st.dictionaries(sources, st.tuples(ids, ids | st.just([])), max_size=4))
-def test_marks_survive_as_tags(contents: dict[str, tuple[list[int], list[int]]]) -> None:
+Contents = dict[str, tuple[list[int], list[int], list[int]]]
+
+
+@given(st.dictionaries(sources, st.tuples(ids, ids | st.just([]), ids | st.just([])), max_size=4))
+def test_marks_survive_as_tags(contents: Contents) -> None:
     marks = Marks()
-    for source, (applied, dead) in contents.items():
+    for source, (applied, dead, left_out) in contents.items():
         for number in applied:
             marks.add_applied(source, number)
         for number in dead:
             marks.add_dead(source, number)
+        for number in left_out:
+            marks.add_superseded(source, number)
     tags = marks_to_tags(marks)
     assert marks_from_tags({**tags, "other": "x", "trainbus.run_id": "r"}) == marks
     assert all(len(key) <= 250 and len(value) < 5000 for key, value in tags.items())
@@ -47,7 +52,17 @@ def test_a_short_text_takes_one_tag() -> None:
     assert value == f"1;{source};1-500000;"
 
 
-@pytest.mark.parametrize("damage", ["", "x", "1;", "2;a;1;", "1;/runs/x;1-2;", "1;a;b;c"])
+def test_superseded_ids_follow_the_others() -> None:
+    source = "/runs/r/0/1-0-0123456789abcdef/n"
+    marks = Marks({source: IdRanges([(1, 9)])})
+    marks.add_superseded(source, 4)
+    ((_, value),) = marks_to_tags(marks).items()
+    assert value == f"1;{source};1-9;;4"
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "x", "1;", "2;a;1;", "1;/runs/x;1-2;", "1;a;b;c", "1;a;1;;2;3"]
+)
 def test_a_damaged_tag_counts_as_no_marks_and_spares_the_others(damage: str) -> None:
     good, bad = ("/runs/r/0/1-0-0123456789abcdef/n", "/runs/r/1/1-0-0123456789abcdef/n")
     marks = Marks({good: IdRanges([(1, 5)]), bad: IdRanges([(1, 9)])})

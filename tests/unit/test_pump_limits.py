@@ -90,7 +90,7 @@ class Bench:
         source = source_of(run)
         self.log.projects[run] = project
         self.last[run] += 1
-        blob = {"dataref": "file:///store/1"} if kind == "checkpoint" else {}
+        blob: dict[str, Any] = {"dataref": "file:///store/1"} if kind == "checkpoint" else {}
         raw = event_bytes(self.last[run], kind, data, run, project=project, **blob)
         self.log.events.setdefault(source, {})[self.last[run]] = raw
         self.log.changed[source] = self.loop.time()
