@@ -6,6 +6,7 @@ import pytest
 
 from bus.errors import ConfigError
 from bus.ratelimit import UNLIMITED, Rate, RateLimits
+from subscribers.cli import worker
 from subscribers.worker.rates import read_limits
 
 ENVIRON = {
@@ -59,3 +60,8 @@ def test_what_is_wrong_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         read_limits("x", environ, **flags)  # type: ignore[arg-type]  # of every type
+
+
+def test_the_log_worker_has_no_limit_to_set() -> None:
+    with pytest.raises(ConfigError, match="log worker has no rate limit"):
+        worker("log", run_rate="1/s")
