@@ -51,7 +51,7 @@ def test_nonsense_is_refused_with_one_error(payload: bytes) -> None:
 
 
 def test_a_shippers_heartbeat_travels() -> None:
-    beat = NodeHeartbeat("node-0", "spool", {SOURCE: 7}, 3, 100)
+    beat = NodeHeartbeat("node-0", "spool", {SOURCE: 7}, waiting=3, backlog_bytes=100)
     assert decode_node(encode_node(beat)) == beat
 
 
