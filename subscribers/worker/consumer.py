@@ -46,6 +46,10 @@ START_MARGIN_SECONDS = 60.0
 """How old a run may be that ended while the first worker of its group was still starting."""
 
 FORGET_SECONDS = 30.0
+REMEMBERED_RUNS = 1000
+CROWDED_FORGET_SECONDS = 2.0
+"""With more runs than that in memory the quiet ones are forgotten sooner: each takes some 16 KiB,
+and opening one again is one question to the tracker."""
 REMEMBERED_SOURCES = 20_000
 STOP_SECONDS = 10.0
 
@@ -211,10 +215,12 @@ class SinkConsumer:
 
     async def _forget(self, now: float) -> None:
         self._gate.forget(now)
+        is_crowded = len(self._pumps) > REMEMBERED_RUNS
+        patience = CROWDED_FORGET_SECONDS if is_crowded else FORGET_SECONDS
         idle = [
             (key, pump)
             for key, pump in self._pumps.items()
-            if not pump.is_running and now - pump.active_at > FORGET_SECONDS
+            if not pump.is_running and now - pump.active_at > patience
         ]
         for key, pump in idle:
             if not pump.feed.is_quiet():
