@@ -17,7 +17,7 @@ from bus.kinds import Metrics, RunFinished
 from publishers.journal.format import LOCK_NAME, segment_name
 from publishers.shipper.abandoned import is_abandoned
 from publishers.shipper.source import JournalSource
-from tests.fixtures.roadparts import JournalFolder
+from tests.fixtures.roadparts import JournalFolder, open_files
 
 TIME = 1767225600.5
 DESCRIBED = {"name": "a.bin", "size": 5, "sha256": "0" * 64, "is_folder": False}
@@ -64,10 +64,6 @@ def steps(*events: Event) -> list[int]:
         assert isinstance(one.data, Metrics)
         found += [int(values[1]) for table in one.data.tables for values in table.rows]
     return found
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_what_is_appended_becomes_events(journal: JournalFolder) -> None:
@@ -334,53 +330,6 @@ def test_an_event_whose_part_of_the_journal_is_damaged_is_told(journal: JournalF
         source.event(1)
     with pytest.raises(JournalError):
         source.event(99)
-    source.close()
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        {"journal": 2},
-        {"source": "/not/a/source"},
-        {"run": "another"},
-        {"project": ""},
-        {"project": "p" * 2000},
-        {"pid": "x"},
-    ],
-)
-def test_a_journal_with_a_header_that_is_not_ours_is_refused_and_leaves_nothing_open(
-    tmp_path: Path, header: dict[str, Any]
-) -> None:
-    folder = JournalFolder(tmp_path / "0-1")
-    folder.begin_segment(**header)
-    before = open_files()
-    for _ in range(3):
-        with pytest.raises(JournalError):
-            JournalSource(folder.folder)
-    assert open_files() == before
-
-
-def test_a_folder_without_a_segment_is_refused_and_leaves_nothing_open(tmp_path: Path) -> None:
-    before = open_files()
-    with pytest.raises(JournalError, match="no segment"):
-        JournalSource(tmp_path)
-    folder = JournalFolder(tmp_path / "0-1")
-    folder.begin_segment()
-    (folder.folder / "cuts").write_bytes(b"")
-    (folder.folder / "cuts").unlink()
-    (folder.folder / "cuts").mkdir()
-    with pytest.raises(OSError, match="cuts"):
-        JournalSource(folder.folder)
-    assert open_files() == before
-
-
-def test_the_header_of_a_later_segment_serves_when_the_first_is_damaged(tmp_path: Path) -> None:
-    folder = JournalFolder(tmp_path / "0-1")
-    folder.segment = 1
-    folder.write(b"garbage\n")
-    folder.begin_segment()
-    source = JournalSource(folder.folder)
-    assert source.run == "r1"
     source.close()
 
 
