@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import cast
 
 import orjson
 import pytest
 
 from bus.errors import LogError
+from bus.eventlog import DeadLetter
 from bus.eventlog.aio import AsyncEventLog
 from bus.idranges import IdRanges
+from bus.sinks import Marks
 from bus.stored import encode_stored
 from bus.topics import Topics, shard_of, slot_of
 from subscribers.worker.consumer import FORGET_SECONDS, LET_GO_SECONDS, LOOK_SECONDS, SinkConsumer
@@ -37,12 +40,13 @@ class Bench:
         self.sink = MemorySink()
         self.log = MemoryLog(lambda: self.now)
         self.link = FakeLink()
+        self.letters = MemoryLetters()
         self.consumer = SinkConsumer(
             self.sink,
             TOPICS,
             SHARDS,
             cast("AsyncEventLog", self.log) if has_log else None,
-            MemoryLetters(),
+            self.letters,
             clock=lambda: self.now,
         )
 
@@ -174,7 +178,7 @@ async def test_a_log_that_is_away_is_looked_into_again(bench: Bench) -> None:
     bench.own()
     await until(lambda: not bench.log.errors)
     bench.now += LOOK_SECONDS + 1
-    await until(bench.pump)
+    await until(lambda: bench.sink.opened == [RUN])
     bench.now += 2.0
     await until(lambda: bench.sink.ids(SOURCE) == [1])
 
@@ -263,3 +267,27 @@ async def test_the_report_is_what_a_heartbeat_can_carry(bench: Bench) -> None:
     assert orjson.loads(orjson.dumps(report)) == report
     assert report["runs"] == 1
     assert report["held"] == 1
+
+
+async def test_a_replay_makes_the_worker_look_for_dead_letters_to_retry(bench: Bench) -> None:
+    bench.own()
+    bench.sink.marks[RUN] = Marks({SOURCE: IdRanges([(1, 3)])}, {SOURCE: IdRanges([(2, 2)])})
+    await until(lambda: not bench.consumer._look_now.is_set())
+    bench.now += 2.0
+    letter = DeadLetter("memory", SOURCE, 2, RUN, "digits", "", "", 1, 1.0, event_bytes(2))
+    bench.letters.retried = [replace(letter, key=1)]
+    replay = bench.link.deliver(TOPICS.replay("memory", "digits", RUN, "tags"), event_bytes(2))
+    bench.consumer.on_delivery(shard(), replay)
+    await until(lambda: bench.sink.ids(SOURCE) == [2])
+    assert bench.letters.resolved == [(2, 1)]
+    assert bench.link.acked == [replay]
+    assert not bench.sink.marks[RUN].dead
+
+
+async def test_a_replay_alone_does_not_write_what_is_dead(bench: Bench) -> None:
+    bench.own()
+    bench.sink.marks[RUN] = Marks({SOURCE: IdRanges([(1, 3)])}, {SOURCE: IdRanges([(2, 2)])})
+    replay = bench.link.deliver(TOPICS.replay("memory", "digits", RUN, "tags"), event_bytes(2))
+    bench.consumer.on_delivery(shard(), replay)
+    await until(lambda: bench.link.acked == [replay])
+    assert bench.sink.ids(SOURCE) == []
