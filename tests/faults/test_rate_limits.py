@@ -27,7 +27,7 @@ for number in range(int(first), int(last)):
     run.finish(timeout=0)
 """
 
-RATE, BURST = 6.0, 8
+RATE, BURST, RUNS = 15.0, 8, 60
 
 
 @pytest.fixture
@@ -75,17 +75,18 @@ class Calls:
         wait_until(lambda: self.made("write", run), 10, run)
 
 
+@pytest.mark.slow
 def test_two_workers_keep_the_limit_of_the_group_while_shards_move(mosquitto_road: Road) -> None:
     calls = Calls(mosquitto_road)
     mosquitto_road.worker("log")
     options = ("--rate", f"{RATE:g}/s", "--burst", str(BURST))
     first = calls.worker(*options)
-    assert calls.write("limited", (0, 20)).wait(60) == 0
-    wait_until(lambda: len(calls.made()) >= 10, 20, "calls")
+    calls.write("limited", (0, RUNS), steps=2)
+    wait_until(lambda: len(calls.made()) >= 10, 20, "calls of one")
     calls.worker(*options)
-    wait_until(lambda: len(calls.made()) >= 30, 20, "calls")
+    wait_until(lambda: len(calls.made()) >= 95, 30, "calls of both")
     first.kill()
-    wait_until(lambda: len({c["run"] for c in calls.made("write")}) == 20, 30, "all runs")
+    wait_until(lambda: len({c["run"] for c in calls.made("write")}) == RUNS, 30, "all runs")
     assert_within(calls, RATE, BURST)
 
 
