@@ -142,7 +142,6 @@ class TokenBucket:
         """Another part of the limit from now on; what is gained begins empty."""
         self._tokens, self._since = self._tokens_at(now), now
         self._share = share
-        self._tokens = min(self._tokens, self._capacity)
 
     def is_full(self, now: float) -> bool:
         """It has been left alone for so long that it is as good as new."""

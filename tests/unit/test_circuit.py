@@ -166,6 +166,16 @@ def test_a_project_that_has_not_failed_probes_before_those_that_have() -> None:
     assert len(turns.due(1.0)) == 2
 
 
+def test_a_probe_that_is_not_used_is_another_s() -> None:
+    turns = Turns(failing(A, B))
+    for run in (A, B):
+        turns.ask(run, 0, 0.0)
+    (first,) = turns.due(1.0)
+    assert turns.due(1.0) == []
+    turns.give_back(first.run, 1.0)
+    assert [turn.run for turn in turns.due(1.0)] == [B]
+
+
 # -- a sink that is down
 
 
