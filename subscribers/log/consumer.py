@@ -97,9 +97,9 @@ class LogConsumer:
         log: AsyncEventLog,
         topics: Topics,
         shards: int,
-        grace_seconds: float = DEFAULT_GRACE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        grace_seconds: float = DEFAULT_GRACE_SECONDS,
     ) -> None:
         self.host: GroupHost | None = None
         self._log = log

@@ -59,7 +59,7 @@ async def _run_log_worker(
         raise ConfigError("the log worker needs the event log: set TRAINBUS_LOG")
     topics = settings.topics
     options, _ = await join_group(options, log)
-    consumer = LogConsumer(log, topics, options.shards, options.grace_seconds)
+    consumer = LogConsumer(log, topics, options.shards, grace_seconds=options.grace_seconds)
     notices = (topics.nodes_filter, topics.dead_filter)
     host = _host(options, settings, topics, consumer, notices)
     consumer.host = consumer.lost_nodes.host = host

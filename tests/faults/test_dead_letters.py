@@ -226,3 +226,35 @@ def test_a_worker_without_the_event_log_retries_what_is_sent_to_it(
     status, _, err = choosy.command("dead", "retry", "--all", "--wait", "30")
     assert (status, choosy.states()) == (0, {"resolved": 2}), err
     assert choosy.is_whole()
+
+
+def test_a_parameter_mlflow_refused_arrives_once_it_can(mosquitto_road: Road) -> None:
+    road = mosquitto_road
+    choosy = Choosy(road)
+    road.worker("log")
+    road.worker("mlflow")
+    assert road.trainer("poison", "--steps", "20", "--clash-at", "10").wait(60) == 0
+    road.wait_arrived("poison")
+    wait_until(lambda: choosy.states() == {"open": 1}, 30, "the dead letter")
+
+    def verify() -> dict[str, Any]:
+        _, out, _ = choosy.command("verify", choosy.run, "--json")
+        found: dict[str, Any] = orjson.loads(out)["sinks"]["mlflow"]
+        return found
+
+    before = verify()
+    assert choosy.command("dead", "retry", "--all", "--wait", "30")[0] == 1
+    assert verify() == before
+    connection = sqlite3.connect(road.mlflow_db, timeout=30)
+    with connection:
+        connection.execute("delete from params where key like '%lr'")
+    connection.close()
+    assert choosy.command("dead", "retry", "--all", "--wait", "30")[0] == 0
+    assert choosy.states() == {"resolved": 1}
+    after = verify()
+    assert (before["dead"], after["dead"], after["missing"]) == (1, 0, 0)
+    assert after["delivered"] == before["delivered"] + 1
+    connection = sqlite3.connect(road.mlflow_db, timeout=30)
+    held = connection.execute("select value from params where key like '%lr'").fetchall()
+    connection.close()
+    assert held == [("0.2",)]

@@ -6,10 +6,12 @@ import asyncio
 import signal
 import socket
 import sys
+import threading
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
 from bus import mqtt
@@ -275,22 +277,30 @@ async def test_links_leave_no_socket_open(broker: EmbeddedBroker) -> None:
 
 
 async def test_a_link_that_is_cancelled_while_it_is_made_does_not_stand_later(
-    broker: EmbeddedBroker,
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sockets()
+    monkeypatch.setattr(mqtt, "_CLOSE_PATIENCE_SECONDS", 0.05)
+    connect, may_connect = aiomqtt.Client._client_connect, threading.Event()
+
+    def connect_slowly(client: aiomqtt.Client) -> None:
+        assert may_connect.wait(10)
+        connect(client)
 
     async def hold() -> None:
         async with session(broker, Inbox()):
             await asyncio.sleep(60)
 
-    for passes in range(12):
+    with monkeypatch.context() as patched:
+        patched.setattr(aiomqtt.Client, "_client_connect", connect_slowly)
         task = asyncio.create_task(hold())
-        for _ in range(passes):
-            await asyncio.sleep(0.0005 * passes)
+        await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    # A connection that nobody holds would take the session from whoever comes next.
+        assert task.cancelled()
+    # A connection that nobody holds would take the session from whoever has it.
     async with session(broker, Inbox()) as link:
+        may_connect.set()
         await asyncio.sleep(0.3)
         assert not link.is_lost
     await until(lambda: sockets() <= before)

@@ -138,6 +138,22 @@ def test_a_blob_that_was_waiting_is_found_again(journal: JournalFolder) -> None:
     third.close()
 
 
+def test_a_blob_of_an_earlier_segment_is_found_again(journal: JournalFolder) -> None:
+    rows(journal, *range(1, 50))
+    journal.blob("a.bin")
+    journal.begin_segment()
+    journal.table(1, ["loss"])
+    rows(journal, 50)
+    source = JournalSource(journal.folder)
+    assert ship(source) == [1, 2]
+    source.stored([1, 2])
+    source.close()
+    again = JournalSource(journal.folder)
+    (blob,) = again.new_blobs()
+    assert blob.segment == 1
+    again.close()
+
+
 @pytest.mark.parametrize("path", ["../../secret", "/etc/passwd", "cuts", "blobs/../lock", "a\0b"])
 def test_a_record_cannot_name_files_outside_its_snapshots(
     journal: JournalFolder, path: str
@@ -297,6 +313,19 @@ def test_a_failed_commit_is_repeated_and_syncs_the_journal_again(
     assert second.segment_fds == first.segment_fds
     second.sync()
     assert [number for number, _ in source.end_commit(second)] == [1]
+    source.close()
+
+
+def test_a_segment_is_not_synced_again_when_nothing_was_appended(journal: JournalFolder) -> None:
+    source = JournalSource(journal.folder)
+    journal.blob("a.bin")
+    rows(journal, 1)
+    assert ship(source) == [1]
+    (blob,) = source.new_blobs()
+    source.uploaded(blob, DESCRIBED, "file:///x")
+    under_way = source.begin_commit()
+    assert under_way is not None
+    assert under_way.segment_fds == {}
     source.close()
 
 
