@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -90,13 +91,21 @@ def _watch(settings: Settings, log_url: str | None, seconds: float, as_json: boo
 
     try:
         if as_json:
-            while True:
-                typer.echo(orjson.dumps(_look(settings, log_url, seconds).to_dict()).decode())
+            for found in _looks(settings, log_url, seconds):
+                typer.echo(orjson.dumps(found.to_dict()).decode())
         with Live(auto_refresh=False) as live:
-            while True:
-                live.update(_render(_look(settings, log_url, seconds)), refresh=True)
+            for found in _looks(settings, log_url, seconds):
+                live.update(_render(found), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+def _looks(settings: Settings, log_url: str | None, seconds: float) -> Iterator[Status]:
+    while True:
+        began = time.monotonic()
+        yield _look(settings, log_url, seconds)
+        # Without a broker there is nothing to listen to, and the answer comes at once.
+        time.sleep(max(began + seconds - time.monotonic(), 0.0))
 
 
 def _print(found: Status) -> None:
