@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 
 import requests
 from mlflow.exceptions import MlflowException
@@ -36,6 +37,7 @@ from bus.errors import (
     SinkError,
     StoreError,
 )
+from bus.retryafter import retry_after_seconds
 
 __all__ = ["error_code", "translate"]
 
@@ -131,7 +133,7 @@ def _from_answer(answer: requests.Response, text: str) -> SinkError:
     if status in {401, 403}:
         return RetryableSinkError(f"{_CREDENTIALS} ({text})")
     if status in _RETRYABLE_STATUS or status >= 500:
-        return RetryableSinkError(text, _retry_after(answer))
+        return RetryableSinkError(text, retry_after_seconds(answer.headers, time.time()))
     if status == _TOO_LARGE:
         return PermanentSinkError(text)
     return SinkError(text)
@@ -142,12 +144,6 @@ def _from_store(error: StoreError, text: str) -> SinkError:
         return PermanentSinkError(f"{text}; the artifact store no longer has it")
     # Damaged bytes may be a transfer cut short, and may be for ever: a bounded number of times.
     return SinkError(text) if error.is_damaged else RetryableSinkError(text)
-
-
-def _retry_after(answer: requests.Response) -> float | None:
-    """Seconds; the form with a date is left to the worker's own backoff."""
-    value = answer.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
 
 
 def _one_line(error: Exception) -> str:
