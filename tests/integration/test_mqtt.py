@@ -58,6 +58,18 @@ def publisher(
     return open_link(broker.address, client_id, **options)
 
 
+async def pause(broker: EmbeddedBroker) -> None:
+    """Stop the broker's process, and wait until all of its threads stand still."""
+    broker.send_signal(signal.SIGSTOP)
+    threads = Path(f"/proc/{broker.pid}/task")
+
+    def is_still() -> bool:
+        states = [(path / "stat").read_text().rpartition(") ")[2][0] for path in threads.iterdir()]
+        return set(states) == {"T"}
+
+    await until(is_still)
+
+
 def sockets() -> int:
     found = 0
     for path in Path("/proc/self/fd").iterdir():
@@ -194,7 +206,7 @@ async def test_a_publish_to_a_broker_that_stands_still_ends_after_its_timeout(
 ) -> None:
     monkeypatch.setattr(mqtt, "REQUEST_TIMEOUT_SECONDS", 0.3)
     async with publisher(broker, keepalive_seconds=60) as link:
-        broker.send_signal(signal.SIGSTOP)
+        await pause(broker)
         try:
             with pytest.raises(BrokerError, match="did not acknowledge"):
                 await asyncio.wait_for(link.publish(TOPIC, b"x"), 5)
@@ -209,7 +221,7 @@ async def test_a_broker_that_stands_still_is_given_up_by_its_silence(
     mosquitto: EmbeddedBroker,
 ) -> None:
     async with publisher(mosquitto, keepalive_seconds=1) as link:
-        mosquitto.send_signal(signal.SIGSTOP)
+        await pause(mosquitto)
         try:
             await asyncio.wait_for(link.wait_lost(), 10)
             with pytest.raises(BrokerError, match="lost"):
@@ -220,7 +232,7 @@ async def test_a_broker_that_stands_still_is_given_up_by_its_silence(
 
 async def test_a_publish_pending_when_the_broker_dies_ends_at_once(broker: EmbeddedBroker) -> None:
     async with publisher(broker) as link:
-        broker.send_signal(signal.SIGSTOP)
+        await pause(broker)
         publishing = asyncio.create_task(link.publish(TOPIC, b"x"))
         await asyncio.sleep(0)
         broker.kill()
