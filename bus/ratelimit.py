@@ -143,6 +143,10 @@ class TokenBucket:
         self._tokens, self._since = self._tokens_at(now), now
         self._share = share
 
+    def empty(self, now: float) -> None:
+        """Whatever was there is gone."""
+        self._tokens, self._since = min(self._tokens_at(now), 0.0), now
+
     def is_full(self, now: float) -> bool:
         """It has been left alone for so long that it is as good as new."""
         return self._tokens_at(now) >= self._capacity

@@ -214,7 +214,7 @@ class SinkConsumer:
                     logger.warning("%s: missing events %d to %d", *gap)
 
     async def _forget(self, now: float) -> None:
-        self._gate.forget(now)
+        self._gate.tend(now)
         is_crowded = len(self._pumps) > REMEMBERED_RUNS
         patience = CROWDED_FORGET_SECONDS if is_crowded else FORGET_SECONDS
         idle = [

@@ -26,6 +26,7 @@ _SHORTEST_SECONDS = 0.001
 """Timers are not set closer: clocks and sums of floats are not exact."""
 
 _FORGET_SECONDS = 15.0
+_STOOD_STILL_SECONDS = 2.0
 
 
 class StopWritingError(Exception):
@@ -61,6 +62,7 @@ class SinkGate:
         self._futures: dict[Turn, asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._forget_at = 0.0
+        self._tended_at = clock()
 
     def gain(self, shard: int) -> None:
         """A shard is ours; nothing happens when it was before."""
@@ -138,8 +140,12 @@ class SinkGate:
             delay = max(retry_at - now, _SHORTEST_SECONDS)
             self._timer = asyncio.get_running_loop().call_later(delay, self.dispatch)
 
-    def forget(self, now: float) -> None:
-        """Drop what is as good as new, once in a while."""
+    def tend(self, now: float) -> None:
+        """Drop what is as good as new; to be called several times a second."""
+        if now - self._tended_at > _STOOD_STILL_SECONDS and self.turns.bucket is not None:
+            # We were paused: others have had our shards, and used what gathered here.
+            self.turns.bucket.empty(now)
+        self._tended_at = now
         if now >= self._forget_at:
             self._forget_at = now + _FORGET_SECONDS
             self.buckets.forget(now)

@@ -24,7 +24,7 @@ from bus.topics import Topics
 from subscribers.worker.consumer import SinkConsumer
 from tests.fixtures.roadparts import RUN, FakeLink, event_bytes, source_of
 from tests.fixtures.roadsinks import MemoryLetters, MemoryLog, MemorySink
-from tests.fixtures.virtualtime import run_virtual
+from tests.fixtures.virtualtime import VirtualLoop, run_virtual
 
 SHARDS = 4
 ALL = frozenset(range(SHARDS))
@@ -68,7 +68,7 @@ class Bench:
     """A consumer of all shards whose events are also in the log."""
 
     def __init__(self, limits: RateLimits) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = cast("VirtualLoop", asyncio.get_running_loop())
         self.sink = CountingSink()
         self.log = MemoryLog(self.loop.time)
         self.link = FakeLink()
@@ -367,5 +367,20 @@ def test_a_sink_that_was_down_has_got_all_and_was_not_hammered() -> None:
             await asyncio.sleep(60)
             assert all(made.written(run) == [1] for run in runs)
             assert made.consumer.report()["circuit"]["state"] == "closed"
+
+    run_virtual(main())
+
+
+def test_a_worker_that_stood_still_has_no_tokens_left_from_before() -> None:
+    async def main() -> None:
+        async with bench(limits(sink="1/s burst 20")) as made:
+            await asyncio.sleep(20)
+            assert made.consumer._gate.turns.bucket is not None
+            made.loop.now += 10.0  # SIGSTOP, and SIGCONT
+            await asyncio.sleep(0.2)
+            for number in range(5):
+                made.deliver(run=f"r{number}")
+            await asyncio.sleep(3)
+            assert len(made.sink.calls) == 3
 
     run_virtual(main())
