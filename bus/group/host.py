@@ -175,13 +175,13 @@ class GroupHost:
             self._nudge.clear()
 
     def _heartbeat(self) -> Heartbeat:
-        owned = {k: s for k, s in self._sessions.items() if s.is_open and not s.is_given_up}
+        owned = self._held()
         return Heartbeat(
             member=self.member,
             shards=self.shards,
-            owned=sorted(owned),
+            owned=owned,
             idle=self.consumer.idle(self.clock()),
-            sessions={str(k): s.token for k, s in owned.items() if s.token},
+            sessions={str(k): t for k in owned if (t := self._sessions[k].token)},
             report=self.consumer.report(),
         )
 
@@ -206,7 +206,7 @@ class GroupHost:
             self._membership.left(beat.member)
         else:
             now = self.clock()
-            self._membership.heard(beat.member, beat.shards, now, bool(beat.owned))
+            self._membership.heard(beat.member, beat.shards, now, beat.owned)
             self._warn_of_stranger(beat, now)
         if before != self._membership.members(self.clock()):
             self._nudge.set()
@@ -234,7 +234,7 @@ class GroupHost:
                 f"group {self.group!r} has {shards} shards (member {member}) and this worker was "
                 f"started with {self.shards}: use --shards {shards}, or stop the group to change it"
             )
-        owned = self._membership.owned(self.clock())
+        owned = self._membership.owned(self.clock(), self._held())
         await self._give_up(frozenset(self._tasks) - owned)
         for shard in owned - frozenset(self._tasks):
             session = ShardSession(
@@ -248,6 +248,10 @@ class GroupHost:
             )
             self._sessions[shard] = session
             self._tasks[shard] = asyncio.create_task(session.run())
+
+    def _held(self) -> list[int]:
+        """The shards whose sessions stand, as the next heartbeat will say."""
+        return sorted(k for k, s in self._sessions.items() if s.is_open and not s.is_given_up)
 
     def _on_open(self, shard: int) -> None:
         self.consumer.on_shard(shard)

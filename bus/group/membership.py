@@ -14,6 +14,7 @@ Rules, each there because its absence was seen to lose or double events:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from bus.group.assignment import assign
@@ -39,6 +40,7 @@ class Membership:
     shards: int
     interval_seconds: float = HEARTBEAT_SECONDS
     _heard: dict[str, float] = field(default_factory=dict)
+    _holds: dict[str, frozenset[int]] = field(default_factory=dict)
     _link_up_at: float | None = None
     _has_listened: bool = False
     _strangers: dict[str, tuple[int, bool, float]] = field(default_factory=dict)
@@ -59,25 +61,29 @@ class Membership:
         """Our link to the broker is lost: from now on we own nothing."""
         self._link_up_at = None
 
-    def heard(self, member: str, shards: int, now: float, is_owner: bool = False) -> None:
+    def heard(
+        self, member: str, shards: int, now: float, holds: Collection[int] = frozenset()
+    ) -> None:
         """A heartbeat of a member arrived.
 
         Args:
             member: Its name.
             shards: The number of shards it was started with.
             now: When.
-            is_owner: It owns shards.
+            holds: The shards whose sessions it holds.
         """
         if member == self.me:
             return
         if shards == self.shards:
             self._heard[member] = now
+            self._holds[member] = frozenset(holds)
             return
-        self._strangers[member] = (shards, is_owner, now)
+        self._strangers[member] = (shards, bool(holds), now)
 
     def left(self, member: str) -> None:
         """A member said good-bye, or the broker published its last will."""
         self._heard.pop(member, None)
+        self._holds.pop(member, None)
         self._strangers.pop(member, None)
 
     def members(self, now: float) -> list[str]:
@@ -99,14 +105,15 @@ class Membership:
                 return member, shards
         return None
 
-    def owned(self, now: float) -> frozenset[int]:
-        """The shards this member is to own now."""
+    def owned(self, now: float, holds: Collection[int] = frozenset()) -> frozenset[int]:
+        """The shards this member is to own now, of which it ``holds`` these."""
         if self._link_up_at is None or self.conflict(now):
             return frozenset()
         if not self._has_listened and self._is_listening(now):
             return frozenset()
         self._has_listened = True
-        return assign(self.members(now), self.shards)[self.me]
+        held = {**self._holds, self.me: holds}
+        return assign(self.members(now), self.shards, held)[self.me]
 
     def _is_listening(self, now: float) -> bool:
         """Three heartbeats have not passed since our link came up."""

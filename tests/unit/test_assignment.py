@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,11 +35,47 @@ def test_without_members_nobody_owns_anything() -> None:
     assert assign([], 8) == {}
 
 
-def test_a_newcomer_moves_hardly_more_shards_than_it_takes() -> None:
-    moved = 0
-    for trial in range(50):
-        names = [f"member-{trial}-{n}" for n in range(4)]
-        before, after = assign(names[:3], 60), assign(names, 60)
-        moved += sum(len(before[name] - after[name]) for name in names[:3])
-    # 15 of 60 have to; bounded shares push a few others.
-    assert 15 <= moved / 50 <= 20
+@given(members, st.text("xyz", min_size=1, max_size=3), shard_counts)
+def test_a_join_moves_only_what_the_newcomer_gets(
+    names: set[str], newcomer: str, shards: int
+) -> None:
+    before = assign(names, shards)
+    after = assign({*names, newcomer}, shards, before)
+    moved = sum(len(before[name] - after[name]) for name in names)
+    assert moved == len(after[newcomer])
+    assert moved <= -(-shards // (len(names) + 1))
+
+
+@given(members, st.text("xyz", min_size=1, max_size=3), shard_counts)
+def test_a_leave_moves_only_what_the_leaver_had(names: set[str], leaver: str, shards: int) -> None:
+    before = assign({*names, leaver}, shards)
+    after = assign(names, shards, before)
+    assert all(before[name] <= after[name] for name in names)
+
+
+@given(members, shard_counts, st.randoms(use_true_random=False))
+def test_whatever_members_say_they_hold_the_result_is_fair_and_whole(
+    names: set[str], shards: int, chance: random.Random
+) -> None:
+    held = {
+        name: [chance.randrange(-2, shards + 2) for _ in range(chance.randrange(shards + 2))]
+        for name in [*names, "gone"]
+    }
+    owned = assign(names, shards, held)
+    assert sorted(shard for taken in owned.values() for shard in taken) == list(range(shards))
+    sizes = [len(taken) for taken in owned.values()]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(members, shard_counts, st.randoms(use_true_random=False))
+def test_an_assignment_that_is_half_taken_up_stays_as_it_is(
+    names: set[str], shards: int, chance: random.Random
+) -> None:
+    """Sessions open one after the other: heartbeats in between must not shuffle the rest."""
+    whole = assign(names, shards)
+    held = {name: [s for s in taken if chance.random() < 0.5] for name, taken in whole.items()}
+    sizes = {name: len(taken) for name, taken in whole.items()}
+    again = assign(names, shards, held)
+    for name, taken in again.items():
+        assert set(held[name]) <= taken or len(taken) < sizes[name]
+    assert assign(names, shards, whole) == whole

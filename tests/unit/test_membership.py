@@ -90,9 +90,9 @@ def test_who_comes_back_to_a_group_that_was_started_anew_gives_way() -> None:
     a = joined()
     a.link_down()
     a.link_up(100.0)
-    a.heard("newcomer", 8, 100.5, is_owner=False)
+    a.heard("newcomer", 8, 100.5, holds=[])
     assert a.conflict(100.5) is None
-    a.heard("owner", 8, 101.0, is_owner=True)
+    a.heard("owner", 8, 101.0, holds=[3])
     assert a.conflict(101.0) == ("owner", 8)
     assert a.owned(101.0) == frozenset()
 
