@@ -59,15 +59,8 @@ def fill_spool(road: Road, runs: int, calls: int) -> int:
 
 
 def wait_working(road: Road, group: str, shards: int = 8) -> None:
-    """Wait until a group's sessions stand: until the broker knows all of them."""
-    text = f"{road.broker.log_file}"
-    session = f"trainbus-v1-{group}-"
-
-    def is_open() -> bool:
-        log = Path(text).read_text(errors="replace")
-        return all(f" as {session}{shard} " in log for shard in range(shards))
-
-    wait_until(is_open, 30, f"sessions of {group}")
+    """Wait until a group's sessions stand."""
+    road.wait_working(group, shards)
 
 
 def wait_stored(road: Road, seconds: float = 120.0) -> None:

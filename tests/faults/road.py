@@ -74,6 +74,16 @@ class Road:
             "worker", sink, "--heartbeat", "0.3", "-v", *options, environ=self.environ
         )
 
+    def wait_working(self, group: str, shards: int = 8) -> None:
+        """Wait until the broker knows all sessions of a group. Mosquitto only: it says so."""
+
+        def is_open() -> bool:
+            log = self.broker.log_file.read_text(errors="replace")
+            sessions = [f" as trainbus-v1-{group}-{shard} " for shard in range(shards)]
+            return all(session in log for session in sessions)
+
+        wait_until(is_open, 60, f"sessions of {group}")
+
     def trainer(self, run: str, *options: str, environ: Mapping[str, str] | None = None) -> Process:
         """Start a training process."""
         arguments = (TRAINER, self.run_id(run), str(self.truth_file(run)), *options)

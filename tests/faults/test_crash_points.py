@@ -16,13 +16,15 @@ SINK_POINTS = [
     pytest.param("subscribers.mlflow.sink:MlflowSink.write", "before", id="before-the-sink-write"),
     pytest.param("subscribers.mlflow.sink:MlflowSink.write", "after", id="before-it-is-noted"),
     pytest.param("bus.feed:RunFeed.settle", "before", id="between-sink-write-and-ack"),
-    pytest.param("bus.mqtt:Link.ack", "before", id="before-the-first-acks"),
+    pytest.param("bus.feed:RunFeed.settle", "after", id="before-the-acks"),
 ]
 
 LOG_POINTS = [
     pytest.param("bus.eventlog.log:EventLog.append", "before", id="before-the-commit"),
     pytest.param("bus.eventlog.log:EventLog.append", "after", id="between-commit-and-stored-ack"),
-    pytest.param("bus.mqtt:Link.ack", "before", id="between-stored-ack-and-ack"),
+    pytest.param(
+        "subscribers.log.consumer:LogConsumer._confirm", "after", id="between-stored-ack-and-ack"
+    ),
 ]
 
 SHIPPER_POINTS = [
@@ -41,6 +43,7 @@ def test_a_sink_worker_killed_at_a_line_writes_everything_once(
     road = mosquitto_road
     road.worker("log")
     crashing = _crash(road, place, when, 2, "trainbus", "worker", "mlflow", "--heartbeat", "0.3")
+    road.wait_working("mlflow")
     trainer = road.trainer("sink", "--steps", "300", "--pace", "0.02")
     assert crashing.wait(60) == -signal.SIGKILL
     road.worker("mlflow")
@@ -56,6 +59,7 @@ def test_a_log_worker_killed_at_a_line_stores_everything_once(
     road = mosquitto_road
     crashing = _crash(road, place, when, 2, "trainbus", "worker", "log", "--heartbeat", "0.3")
     road.worker("mlflow")
+    road.wait_working("log")
     trainer = road.trainer("log", "--steps", "300", "--pace", "0.02")
     assert crashing.wait(60) == -signal.SIGKILL
     road.worker("log")
