@@ -9,6 +9,8 @@ Rules, each there because its absence was seen to lose or double events:
   heard again: a broker that restarts costs no listening.
 - A newcomer with another number of shards is refused, and never the group: who has claimed and
   heard no stranger right after its link came up works on as if the stranger were not there.
+- A newcomer counts once it has been heard for one and a half heartbeats, half of its own listening:
+  one that comes and goes moves nothing, and several that come together move shards once.
 - Times are the receiver's monotonic clock; the clocks of other machines are never compared.
 """
 
@@ -22,6 +24,7 @@ from bus.group.assignment import assign
 __all__ = ["HEARTBEAT_SECONDS", "MISSED_HEARTBEATS", "Membership"]
 
 HEARTBEAT_SECONDS = 1.0
+SETTLING_HEARTBEATS = 1.5
 MISSED_HEARTBEATS = 3
 """So many heartbeats are listened for before claiming, and missed before a member is gone."""
 
@@ -40,6 +43,7 @@ class Membership:
     shards: int
     interval_seconds: float = HEARTBEAT_SECONDS
     _heard: dict[str, float] = field(default_factory=dict)
+    _first_heard: dict[str, float] = field(default_factory=dict)
     _holds: dict[str, frozenset[int]] = field(default_factory=dict)
     _link_up_at: float | None = None
     _has_listened: bool = False
@@ -76,6 +80,7 @@ class Membership:
             return
         if shards == self.shards:
             self._heard[member] = now
+            self._first_heard.setdefault(member, now)
             self._holds[member] = frozenset(holds)
             return
         self._strangers[member] = (shards, bool(holds), now)
@@ -83,6 +88,7 @@ class Membership:
     def left(self, member: str) -> None:
         """A member said good-bye, or the broker published its last will."""
         self._heard.pop(member, None)
+        self._first_heard.pop(member, None)
         self._holds.pop(member, None)
         self._strangers.pop(member, None)
 
@@ -113,7 +119,14 @@ class Membership:
             return frozenset()
         self._has_listened = True
         held = {**self._holds, self.me: holds}
-        return assign(self.members(now), self.shards, held)[self.me]
+        members = [member for member in self.members(now) if self._has_settled(member, now)]
+        return assign(members, self.shards, held)[self.me]
+
+    def _has_settled(self, member: str, now: float) -> bool:
+        """Whether a member counts: we do, who holds shards does, a newcomer after a while."""
+        if member == self.me or self._holds.get(member):
+            return True
+        return now - self._first_heard[member] >= SETTLING_HEARTBEATS * self.interval_seconds
 
     def _is_listening(self, now: float) -> bool:
         """Three heartbeats have not passed since our link came up."""

@@ -27,8 +27,8 @@ def test_two_members_share_the_shards() -> None:
     a, b = joined("a"), joined("b")
     a.heard("b", 4, 3.0)
     b.heard("a", 4, 3.0)
-    assert a.owned(4.0) | b.owned(4.0) == ALL
-    assert len(a.owned(4.0)) == len(b.owned(4.0)) == 2
+    assert a.owned(5.0) | b.owned(5.0) == ALL
+    assert len(a.owned(5.0)) == len(b.owned(5.0)) == 2
 
 
 def test_a_silent_member_is_gone_after_three_heartbeats() -> None:
@@ -61,7 +61,7 @@ def test_a_member_whose_link_is_lost_owns_nothing() -> None:
 def test_after_its_link_returns_it_goes_on_with_the_members_it_knew() -> None:
     a = joined()
     a.heard("b", 4, 3.0)
-    before = a.owned(3.0)
+    before = a.owned(5.0)
     a.link_down()
     a.link_up(60.0)
     assert a.owned(60.0) == before
@@ -105,3 +105,29 @@ def test_a_stranger_that_is_gone_is_no_conflict() -> None:
     a.left("c")
     assert a.conflict(3.6) is None
     assert a.owned(3.6) == ALL
+
+
+def test_a_newcomer_counts_after_a_heartbeat_and_a_half() -> None:
+    a = Membership("a", 4)
+    a.link_up(0.0)
+    a.heard("b", 4, 10.0)
+    assert a.owned(10.0) == frozenset(range(4))
+    a.heard("b", 4, 11.0)
+    assert a.owned(11.4, range(4)) == frozenset(range(4))
+    assert len(a.owned(11.5, range(4))) == 2
+
+
+def test_a_member_that_holds_shards_counts_at_once() -> None:
+    a = Membership("a", 4)
+    a.link_up(0.0)
+    a.heard("b", 4, 10.0, holds=[0, 1])
+    assert a.owned(10.0, [2, 3]) == {2, 3}
+
+
+def test_one_that_comes_and_goes_moves_nothing() -> None:
+    a = Membership("a", 4)
+    a.link_up(0.0)
+    for start in (10.0, 20.0, 30.0):
+        a.heard("b", 4, start)
+        assert a.owned(start + 1.0, range(4)) == frozenset(range(4))
+        a.left("b")

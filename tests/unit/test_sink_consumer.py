@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import cast
 
@@ -61,6 +61,15 @@ class Bench:
 
     def notice(self, topic: str, payload: bytes) -> None:
         self.consumer.on_notice(self.link.deliver(topic, payload))
+
+    async def in_time(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that comes with time, which passes meanwhile."""
+
+        def passed() -> bool:
+            self.now += 0.5
+            return condition()
+
+        await until(passed)
 
     def pump(self, run: str = RUN) -> bool:
         return ("digits", run) in self.consumer._pumps
@@ -160,8 +169,7 @@ async def test_what_the_log_has_and_the_sink_has_not_is_caught_up_with(bench: Be
     bench.log.hold(source_of("r2"), 1, 2)
     bench.own()
     await until(lambda: bench.log.reads == [] and bench.pump())
-    bench.now += 2.0
-    await until(lambda: bench.sink.ids(SOURCE) == [1, 2, 3])
+    await bench.in_time(lambda: bench.sink.ids(SOURCE) == [1, 2, 3])
     await until(lambda: bench.sink.ids(source_of("r2"), "r2") == [1, 2])
 
 
@@ -179,8 +187,7 @@ async def test_a_log_that_is_away_is_looked_into_again(bench: Bench) -> None:
     await until(lambda: not bench.log.errors)
     bench.now += LOOK_SECONDS + 1
     await until(lambda: bench.sink.opened == [RUN])
-    bench.now += 2.0
-    await until(lambda: bench.sink.ids(SOURCE) == [1])
+    await bench.in_time(lambda: bench.sink.ids(SOURCE) == [1])
 
 
 async def test_a_shard_that_comes_back_is_looked_at_as_if_it_were_new(bench: Bench) -> None:
@@ -192,8 +199,7 @@ async def test_a_shard_that_comes_back_is_looked_at_as_if_it_were_new(bench: Ben
     assert not bench.pump()
     bench.own(shard())
     await until(bench.pump)
-    bench.now += 2.0
-    await until(lambda: bench.sink.ids(SOURCE) == [1])
+    await bench.in_time(lambda: bench.sink.ids(SOURCE) == [1])
 
 
 async def test_a_released_shard_is_finished_and_forgotten(bench: Bench) -> None:
