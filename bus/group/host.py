@@ -75,6 +75,7 @@ class GroupHost:
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     _link: Link | None = None
     _is_leaving: bool = False
+    _beaten_at: float = 0.0
     _nudge: asyncio.Event = field(default_factory=asyncio.Event)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _refused: set[str] = field(default_factory=set)
@@ -116,6 +117,7 @@ class GroupHost:
             on_delivery=self._on_delivery,
         ) as link:
             await link.subscribe([self.topics.members_filter(self.group), *self.notices])
+            self._beaten_at = self.clock()
             self._link = link
             self._membership.link_up(self.clock())
             try:
@@ -138,14 +140,10 @@ class GroupHost:
         self._is_leaving = False
         follow = asyncio.create_task(self._follow())
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(link.wait_lost())]
-        beaten_at = self.clock()
+        self._beaten_at = self.clock()
         try:
             while not any(task.done() for task in (follow, *ends)):
-                now = self.clock()
-                if now - beaten_at > self._membership.patience_seconds:
-                    # We stood still, and have heard nobody meanwhile: they are not gone.
-                    self._membership.link_up(now)
-                beaten_at = now
+                self._beaten_at = self._now()
                 link.send_once(topic, msgspec.json.encode(self._heartbeat()))
                 await self._until_news(follow, *ends)
         finally:
@@ -155,6 +153,18 @@ class GroupHost:
             self._nudge.set()
             await asyncio.wait((follow,))
         follow.result()
+
+    def _now(self) -> float:
+        """The time; asked for before every look at who is there.
+
+        When we stood still (SIGSTOP, a suspended machine) nobody was heard meanwhile, and they are
+        not gone. Whichever task runs first must know it.
+        """
+        now = self.clock()
+        if self._link and now - self._beaten_at > self._membership.patience_seconds:
+            self._membership.link_up(now)
+            self._beaten_at = now
+        return now
 
     async def _until_news(self, *ends: asyncio.Task[Any]) -> None:
         """Wait until the next heartbeat is due: at once when there is news."""
@@ -201,14 +211,14 @@ class GroupHost:
             logger.warning("%s: ignored a message on %s: %s", self.group, delivery.topic, error)
 
     def _on_heartbeat(self, beat: Heartbeat) -> None:
-        before = self._membership.members(self.clock())
+        now = self._now()
+        before = self._membership.members(now)
         if beat.has_left:
             self._membership.left(beat.member)
         else:
-            now = self.clock()
             self._membership.heard(beat.member, beat.shards, now, beat.owned)
             self._warn_of_stranger(beat, now)
-        if before != self._membership.members(self.clock()):
+        if before != self._membership.members(now):
             self._nudge.set()
             self._news.set()
 
@@ -227,14 +237,15 @@ class GroupHost:
         for task in self._tasks.values():
             if task.done():
                 task.result()  # it only ends by an error of ours: better to end than to own nothing
-        conflict = self._membership.conflict(self.clock())
+        now = self._now()
+        conflict = self._membership.conflict(now)
         if conflict is not None:
             member, shards = conflict
             raise ConfigError(
                 f"group {self.group!r} has {shards} shards (member {member}) and this worker was "
                 f"started with {self.shards}: use --shards {shards}, or stop the group to change it"
             )
-        owned = self._membership.owned(self.clock(), self._held())
+        owned = self._membership.owned(now, self._held())
         await self._give_up(frozenset(self._tasks) - owned)
         for shard in owned - frozenset(self._tasks):
             session = ShardSession(
