@@ -47,8 +47,12 @@ class LookBack:
             self._saved.pop(shard, None)
 
     def start(self, shards: Iterable[int]) -> float:
-        """From when on to ask for these shards."""
-        return min((self._from[shard] for shard in shards), default=self.since)
+        """From when on to ask for these shards.
+
+        One that was lost or began anew while cursors were read has its look afterwards.
+        """
+        known = [self._from[shard] for shard in shards if shard in self._from]
+        return min(known, default=self.since)
 
     def looked(self, shards: Iterable[int], newest: float) -> None:
         """These shards were looked at; the newest change seen was at ``newest``."""

@@ -55,3 +55,13 @@ def test_a_cursor_is_kept_when_it_has_moved_on_by_some() -> None:
     assert look.to_save(0) == 100.0 + SAVE_SECONDS
     assert look.to_save(0) is None
     assert look.to_save(1) is None
+
+
+def test_a_shard_that_begins_anew_while_cursors_are_read_is_looked_at_afterwards() -> None:
+    look = LookBack(0.0)
+    look.begin(0, 100.0)
+    look.begin(1, 50.0)
+    look.forget([1])
+    assert look.start([0, 1]) == 100.0
+    look.looked([0, 1], 1000.0)
+    assert look.unknown([0, 1]) == [1]
