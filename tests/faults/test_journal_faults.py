@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from publishers import start_run
+from tests.fixtures.missing import missing
 from tests.fixtures.processes import wait_until
 from tests.fixtures.spool import Spool
 from tests.fixtures.trainers import Trainers, is_locked
@@ -160,7 +161,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     if mount is None or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs takes root: the injected errors above cover the same code")
+        missing("a small file system", "mounting a tmpfs takes root")
     try:
         yield folder
     finally:
