@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from bus.config import Settings
 from bus.errors import ConfigError
@@ -24,13 +24,17 @@ from bus.ratelimit import RateLimits
 
 __all__ = [
     "BatchLimits",
+    "KeepsAlive",
     "Marks",
     "PointCounter",
     "RateLimited",
+    "ReportsState",
     "RunRef",
     "Sink",
     "SinkContents",
     "SinkFactory",
+    "StopListener",
+    "TellsToStop",
     "load_sink",
     "sink_names",
 ]
@@ -205,6 +209,46 @@ class RateLimited(Protocol):
     @property
     def rate_limits(self) -> RateLimits:
         """What it may be asked when nobody says more."""
+
+
+@runtime_checkable
+class KeepsAlive(Protocol):
+    """A sink whose tracker wants to hear of a run from time to time while it is under way.
+
+    The worker calls :meth:`keep_alive` for every run of its shards that has started and not ended,
+    also when it has no events. One that fails is not tried again before its next time.
+    """
+
+    @property
+    def keep_alive_seconds(self) -> float:
+        """The time from one call to the next."""
+
+    async def keep_alive(self, run: RunRef) -> None:
+        """Tell the tracker that the run is alive. The run need not be open.
+
+        Raises:
+            SinkError: It cannot be told.
+        """
+
+
+@runtime_checkable
+class ReportsState(Protocol):
+    """A sink that has something to show in ``trainbus status``, such as uploads under way."""
+
+    def state(self) -> dict[str, Any]:
+        """A few fields that JSON can hold, for the heartbeat; empty when there is nothing."""
+
+
+StopListener = Callable[[RunRef, str], None]
+"""Takes a run that is to stop, and the reason in words."""
+
+
+@runtime_checkable
+class TellsToStop(Protocol):
+    """A sink whose tracker may ask that a run is stopped, as Ultralytics Platform's does."""
+
+    def tell_stops_to(self, listener: StopListener) -> None:
+        """Call ``listener``, from the event loop, once for each run that is to stop."""
 
 
 SinkFactory = Callable[[Settings, Mapping[str, str]], Sink]
