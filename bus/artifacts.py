@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -41,7 +41,15 @@ from fsspec.implementations.local import LocalFileSystem
 from bus.errors import ConfigError, StoreError
 from bus.kinds import Blob
 
-__all__ = ["ArtifactStore", "Manifest", "ManifestFile", "StoredBlob", "fetch", "read_manifest"]
+__all__ = [
+    "ArtifactStore",
+    "Manifest",
+    "ManifestFile",
+    "StoredBlob",
+    "fetch",
+    "read_chunks",
+    "read_manifest",
+]
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -213,6 +221,37 @@ def fetch(dataref: str, blob: Blob, target: Path) -> Path:
     for file in manifest.files:
         _fetch_file(file.url, file.sha256, target / file.path)
     return target
+
+
+def read_chunks(
+    dataref: str, blob: Blob, chunk_bytes: int = _CHUNK_BYTES
+) -> Generator[bytes, None, None]:
+    """The bytes of a blob that is one file, a chunk at a time.
+
+    The last chunk comes only when size and sha256 are those of the event: whoever sends the chunks
+    on never completes a file that is damaged.
+
+    Raises:
+        StoreError: As :func:`fetch`.
+        ConfigError: The URL's protocol is unknown, or its package is not installed.
+    """
+    fs, path = _locate(dataref)
+    digest = hashlib.sha256()
+    size = 0
+    held = b""
+    with _translated(dataref, fs, path), fs.open(path, "rb") as source:
+        while chunk := source.read(chunk_bytes):
+            digest.update(chunk)
+            size += len(chunk)
+            if size > blob.size:
+                break
+            if held:
+                yield held
+            held = chunk
+    if size != blob.size or digest.hexdigest() != blob.sha256:
+        raise StoreError(f"{dataref}: the bytes are not those of its checksum", is_damaged=True)
+    if held:
+        yield held
 
 
 def _fetch_file(url: str, sha256: str, target: Path) -> Path:

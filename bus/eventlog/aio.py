@@ -81,6 +81,12 @@ class AsyncEventLog:
         """Keep something in the log about a run."""
         await self._call(self._log.put_sink_state, group, project, run, value)
 
+    async def swap_sink_state(
+        self, group: str, project: str, run: str, before: bytes | None, value: bytes
+    ) -> bool:
+        """Keep something about a run in place of ``before``; False when that is not there."""
+        return await self._call(self._log.swap_sink_state, group, project, run, before, value)
+
     async def register_group(self, group: str, shards: int, now: float) -> Group:
         """Note that a group exists; returns what was noted first."""
         return await self._call(self._log.register_group, group, shards, now)

@@ -11,7 +11,16 @@ from bus.eventlog.append import insert_ignoring
 from bus.eventlog.records import Group
 from bus.eventlog.schema import sink_groups, sink_state
 
-__all__ = ["clear_state", "find", "get_state", "move_start", "put_state", "register", "resize"]
+__all__ = [
+    "clear_state",
+    "find",
+    "get_state",
+    "move_start",
+    "put_state",
+    "register",
+    "resize",
+    "swap_state",
+]
 
 
 def register(connection: Connection, group: str, shards: int, now: float) -> Group:
@@ -64,6 +73,29 @@ def put_state(connection: Connection, group: str, project: str, run: str, value:
         sink_group=group, project=project, run=run, value=value
     )
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_={"value": value}))
+
+
+def swap_state(
+    connection: Connection, group: str, project: str, run: str, before: bytes | None, value: bytes
+) -> bool:
+    """Replace the value of one run if it is still ``before``; whether it was."""
+    names = {"sink_group": group, "project": project, "run": run}
+    if before is None:
+        done = connection.execute(
+            insert_ignoring(connection, sink_state), {**names, "value": value}
+        )
+    else:
+        done = connection.execute(
+            update(sink_state)
+            .where(
+                sink_state.c.sink_group == group,
+                sink_state.c.project == project,
+                sink_state.c.run == run,
+                sink_state.c.value == before,
+            )
+            .values(value=value)
+        )
+    return done.rowcount == 1
 
 
 def clear_state(connection: Connection, group: str, project: str) -> None:

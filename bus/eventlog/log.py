@@ -328,6 +328,17 @@ class EventLog:
         with translated(self._place), self._writer.begin() as connection:
             groups.put_state(connection, group, project, run, value)
 
+    def swap_sink_state(
+        self, group: str, project: str, run: str, before: bytes | None, value: bytes
+    ) -> bool:
+        """Keep a value for a sink if the one there is still ``before`` (None: there is none).
+
+        Returns:
+            False when somebody else has put another value; nothing is changed then.
+        """
+        with translated(self._place), self._writer.begin() as connection:
+            return groups.swap_state(connection, group, project, run, before, value)
+
     def clear_sink_state(self, group: str, project: str) -> None:
         """Forget what a group keeps here for a project."""
         with translated(self._place), self._writer.begin() as connection:

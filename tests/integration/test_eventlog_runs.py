@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from bus.eventlog import DeadLetter, EventLog, Selection
@@ -127,6 +129,32 @@ def test_sink_state_is_replaced(log: EventLog) -> None:
     log.put_sink_state("hub", "digits", "r2", b"")
     assert log.get_sink_state("hub", "digits", "r1") == b"\xfftwo"
     assert log.get_sink_state("hub", "digits", "r2") == b""
+
+
+def test_sink_state_is_swapped_only_for_the_value_that_is_there(log: EventLog) -> None:
+    name = ("hub", "digits", "r1")
+    assert not log.swap_sink_state(*name, before=b"\x00one", value=b"two")
+    assert log.get_sink_state(*name) is None
+    assert log.swap_sink_state(*name, before=None, value=b"\x00one")
+    assert not log.swap_sink_state(*name, before=None, value=b"two")
+    assert not log.swap_sink_state(*name, before=b"\x00", value=b"two")
+    assert log.get_sink_state(*name) == b"\x00one"
+    assert log.swap_sink_state(*name, before=b"\x00one", value=b"\xfftwo")
+    assert log.get_sink_state(*name) == b"\xfftwo"
+    assert log.swap_sink_state("hub", "digits", "r2", before=None, value=b"")
+    assert log.swap_sink_state("hub", "digits", "r2", before=b"", value=b"x")
+    # A value that stays the same counts as swapped too.
+    assert log.swap_sink_state(*name, before=b"\xfftwo", value=b"\xfftwo")
+
+
+def test_of_many_who_swap_the_same_value_one_succeeds(log: EventLog) -> None:
+    def swap(before: bytes | None, value: bytes) -> bool:
+        return log.swap_sink_state("hub", "digits", "r1", before, value)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(swap, [None] * 8, [b"first"] * 8)).count(True) == 1
+        values = [bytes([number]) for number in range(8)]
+        assert list(pool.map(swap, [b"first"] * 8, values)).count(True) == 1
 
 
 @pytest.mark.parametrize("name", ["nul\x00nul", "\x01\x00\x01\x02", "quote'\"%s:x\\", "日本 🚀"])
