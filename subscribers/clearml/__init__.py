@@ -1,0 +1,1 @@
+"""The clearml sink: live into a server, or offline into session folders."""
