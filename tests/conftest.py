@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.blocking",
     "tests.fixtures.brokers",
+    "tests.fixtures.clearml.fixture",
     "tests.fixtures.commands",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
