@@ -43,8 +43,8 @@ SINGLE_VALUE_ITERATION = -(2**31)
 """``Logger.report_single_value`` of the SDK."""
 
 _SINGLE_VALUE_METRIC = "Summary"
-_MAX_FLOAT32 = 3.4028235677973362e38
-"""The largest number that rounds to a 32-bit float; Elasticsearch refuses an event with more."""
+_MAX_FLOAT32 = 3.4028234663852886e38
+"""The largest 32-bit float. Elasticsearch refuses an event with a number that becomes infinite."""
 
 _MAX_INT64 = 2**63 - 1
 _MAX_MS = 253_402_300_799_999
@@ -78,7 +78,7 @@ def to_ms(seconds: float) -> int:
 
 def is_storable(value: float) -> bool:
     """Whether a value is finite as a 32-bit float."""
-    return -_MAX_FLOAT32 < value < _MAX_FLOAT32
+    return -_MAX_FLOAT32 <= value <= _MAX_FLOAT32
 
 
 def points_of(event: Event) -> Iterator[Point]:
