@@ -71,7 +71,15 @@ class LogError(TrainbusError):
 
 
 class BrokerError(TrainbusError):
-    """The MQTT broker cannot be reached, started, or refused a request."""
+    """The MQTT broker cannot be reached, started, or refused a request.
+
+    Attributes:
+        is_refusal: The broker answered, and does not allow it.
+    """
+
+    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
 
 
 class StoreError(TrainbusError):

@@ -205,7 +205,8 @@ class Link:
         for (name, _), code in zip(wanted, granted, strict=False):
             # MQTT 3.1.1 SUBACK: 0x80 is failure; paho gives a number or a ReasonCode.
             if (code.value if isinstance(code, ReasonCode) else code) >= 0x80:
-                raise BrokerError(f"the broker refused the subscription to {name}")
+                text = f"the broker refused the subscription to {name}"
+                raise BrokerError(text, is_refusal=True)
 
 
 @asynccontextmanager

@@ -60,6 +60,11 @@ class Source:
         return int(self.incarnation.partition("-")[0])
 
     @property
+    def started_seconds(self) -> int:
+        """When its process began: Unix seconds by the clock of its node, rounded down."""
+        return int(self.incarnation.split("-")[1], 16)
+
+    @property
     def is_loss(self) -> bool:
         """The log group's own journal about a node that it could not hear."""
         return self.node.startswith(_LOSS)

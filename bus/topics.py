@@ -7,7 +7,7 @@
 | ``stored/{project}/{run}``                  | log group → shippers and sinks                 |
 | ``groups/{group}/{member}``                 | worker heartbeat and last will                 |
 | ``nodes/{node}/{spool}``                    | shipper heartbeat and last will                |
-| ``control/{project}/{run}``                 | ``trainbus stop`` → shippers                   |
+| ``control/{project}/{run}``                 | ``trainbus stop``, sinks → shippers            |
 | ``dead/{group}/{project}/{run}``            | dead letters → log group                       |
 
 A level keeps to ``[A-Za-z0-9_-]``, the characters every broker takes as they are: NATS turns a dot
@@ -182,6 +182,11 @@ class Topics:
     def stored_filter(self) -> str:
         """All stored-acks."""
         return f"{self.prefix}/stored/+/+"
+
+    @property
+    def control_filter(self) -> str:
+        """All notices to runs."""
+        return f"{self.prefix}/control/+/+"
 
     @property
     def nodes_filter(self) -> str:

@@ -18,6 +18,7 @@ from publishers.journal.rows import MetricRows
 from publishers.launch import ShipperWatch
 from publishers.recorder import Recorder
 from publishers.snapshot import name_of, safe_name
+from publishers.stopping import StopSign
 from publishers.values import plain, whole_number, wire_number
 
 __all__ = ["Run"]
@@ -41,6 +42,7 @@ class Run:
         drops: Drops,
         ending: Ending,
         watch: ShipperWatch | None,
+        stop_sign: StopSign,
     ) -> None:
         self._place = place
         self._source = source
@@ -49,6 +51,7 @@ class Run:
         self._drops = drops
         self._ending = ending
         self._watch = watch
+        self._stop_sign = stop_sign
 
     @property
     def id(self) -> str:
@@ -79,6 +82,25 @@ class Run:
     def dropped(self) -> dict[str, int]:
         """How much never reached the bus, by cause (``bad_value``, ``disk_full``, …)."""
         return self._drops.counts()
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run was asked to stop: by ``trainbus stop``, or by a tracker.
+
+        To be asked as often as you like: it looks at the disk twice a second at the most. Once
+        true it stays true. What follows from it is up to the training::
+
+            for batch in batches:
+                if run.should_stop:
+                    break
+        """
+        return self._stop_sign.notice is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the run is to stop, or who asks where no reason was given; None until it is."""
+        notice = self._stop_sign.notice
+        return None if notice is None else notice.text
 
     def log(
         self, metrics: Mapping[str, Any], step: int | None = None, *, rank_prefix: bool = True

@@ -38,6 +38,7 @@ from publishers.launch import (
 from publishers.recorder import MAX_START_FIELD_BYTES, NO_SPOOL, Recorder, check_data
 from publishers.run import Run
 from publishers.snapshot import Snapshots, read_reserve
+from publishers.stopping import StopSign
 from publishers.values import plain
 
 __all__ = ["open_run", "start_run"]
@@ -173,7 +174,16 @@ def open_run(
     rows = MetricRows(journal, drops, rank=place.rank, is_strict=is_strict)
     recorder = Recorder(journal, drops, snapshots, is_strict=is_strict)
     ending = Ending(place, journal, folder, rows=rows, recorder=recorder, drops=drops, watch=watch)
-    return Run(place, source, rows=rows, recorder=recorder, drops=drops, ending=ending, watch=watch)
+    return Run(
+        place,
+        source,
+        rows=rows,
+        recorder=recorder,
+        drops=drops,
+        ending=ending,
+        watch=watch,
+        stop_sign=StopSign(folder.path if folder else None, drops),
+    )
 
 
 def _open_journal(

@@ -9,6 +9,8 @@ A **spool** is a folder on a local disk::
         lock                  held by the training process as long as it lives
         000001.journal …      segments, append-only
         cuts                  the shipper's record of how segments were cut into events
+        stop                  left by the shipper when the run was asked to stop: one line, made
+                              as those of a segment are, of a notice (:mod:`bus.control`)
         blobs/                snapshots of files that wait for their upload
 
 **Segment**: lines of ``crc32 (8 hex digits, of the payload), blank, payload (JSON), newline``.
@@ -66,6 +68,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 LOCK_NAME = "lock"
 CUTS_NAME = "cuts"
 BLOBS_NAME = "blobs"
+STOP_NAME = "stop"
 SOURCES_NAME = "sources"
 SHIPPER_LOCK_NAME = "shipper.lock"
 SHIPPER_LOG_NAME = "shipper.log"

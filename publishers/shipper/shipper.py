@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bus.artifacts import ArtifactStore
 from bus.config import Settings
-from bus.errors import BrokerError, JournalError
+from bus.errors import JournalError
 from bus.idranges import IdRanges
-from bus.mqtt import Link
 from bus.nodes import NodeHeartbeat
 from bus.topics import shard_of, slot_of
 from bus.waiting import end_tasks, wait_for_event
+from publishers.shipper.active import Active
 from publishers.shipper.discovery import Discovery, SayOnce
 from publishers.shipper.loghealth import ShardNews
-from publishers.shipper.outbox import OVERHEAD_BYTES, Outbox
-from publishers.shipper.source import Commit, JournalSource
+from publishers.shipper.outbox import Outbox
+from publishers.shipper.sending import Sending
+from publishers.shipper.source import Commit
+from publishers.shipper.stopnotes import StopNotes
 from publishers.shipper.uplink import Uplink
 from publishers.shipper.uploads import Uploads
 
@@ -36,12 +36,6 @@ __all__ = ["Shipper"]
 
 logger = logging.getLogger(__name__)
 
-IN_FLIGHT_EVENTS = 64
-"""Published and not yet acknowledged by the broker."""
-UNSTORED_BYTES = 32 * 1024 * 1024
-"""Published and not yet stored, while a log worker lives: its queue stays short."""
-UNSTORED_BYTES_WITHOUT_LOG = 256 * 1024 * 1024
-"""The same while none lives: the sinks get the events meanwhile."""
 READ_BYTES = 1024 * 1024
 """Read from one journal in one round: some 10 ms of work."""
 UNSENT_BYTES = 4 * 1024 * 1024
@@ -57,28 +51,13 @@ QUIET_TICK_SECONDS = 0.05
 QUIET_AFTER_SECONDS = 5.0
 DISCOVER_SECONDS = 0.25
 
-GONE_ERRORS = frozenset({errno.ENOENT, errno.EIO})
-"""A file or a part of it that will not come back; anything else may pass."""
-
 LIVENESS_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class _Active:
-    """A source that is being shipped; ``unsent`` is the size of each event not yet published."""
-
-    journal: JournalSource
-    outbox: Outbox
-    unsent: dict[int, int] = field(default_factory=dict)
-    busy_at: float = float("-inf")
-    checked_at: float = float("-inf")
 
 
 class Shipper:
     """Ships one spool.
 
     Attributes:
-        published: Events handed to the broker, resends included.
         stored: Events confirmed as stored.
         has_begun: The spool has been looked at.
         idle_since: When there last was a source to ship (monotonic seconds).
@@ -92,7 +71,6 @@ class Shipper:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self.published = 0
         self.stored = 0
         self.has_begun = False
         self.idle_since = clock()
@@ -101,12 +79,11 @@ class Shipper:
         self._node = node
         self._clock = clock
         self._wall_clock = wall_clock
-        self._sources: dict[str, _Active] = {}
+        self._sources: dict[str, Active] = {}
         self._say_once = SayOnce()
         self._discovery = Discovery(spool, self._say_once)
         self._wake = asyncio.Event()
-        self._in_flight = 0
-        self._turn = 0
+        self._notes = StopNotes(self._say_once)
         self._uploads = Uploads(lambda: ArtifactStore(settings.store), self._wake.set)
         self._spool_name = hashlib.sha256(str(spool.resolve()).encode()).hexdigest()[:12]
         self._uplink = Uplink(
@@ -116,10 +93,19 @@ class Shipper:
             self._spool_name,
             self._on_stored,
             self._on_shard_news,
+            self._notes.hear,
             self._on_link,
             self._heartbeat,
             clock,
         )
+        self._sending = Sending(
+            self._topics, lambda: self._uplink.link, clock, self._wake.set, self._say_once
+        )
+
+    @property
+    def published(self) -> int:
+        """Events handed to the broker, resends included."""
+        return self._sending.published
 
     @property
     def waiting(self) -> int:
@@ -177,7 +163,7 @@ class Shipper:
         """Read, cut, record, send, trim; True when there is more to do at once."""
         is_more = self._read(now)
         await self._commit()
-        self._send(now)
+        self._sending.send(self._sources.values(), self._uplink.health.is_alive(now))
         for active in self._sources.values():
             active.outbox.tick(now, self._uplink.health.is_alive(now))
         await self._retire()
@@ -200,14 +186,14 @@ class Shipper:
             try:
                 count = self._read_one(active, now, min(age, COALESCE_CAP_SECONDS))
             except (OSError, JournalError) as error:
-                self._warn_once(active, f"cannot read the spool, will retry: {error}")
+                self._say_once(active.about(f"cannot read the spool, will retry: {error}"))
                 continue
             is_more = is_more or count >= READ_BYTES
             for blob in active.journal.new_blobs():
                 self._uploads.start(active.journal, blob)
         return is_more
 
-    def _read_one(self, active: _Active, now: float, age_seconds: float) -> int:
+    def _read_one(self, active: Active, now: float, age_seconds: float) -> int:
         journal = active.journal
         if now - active.checked_at >= LIVENESS_SECONDS:
             active.checked_at = now
@@ -228,12 +214,12 @@ class Shipper:
 
     async def _commit(self) -> None:
         """Record new cuts on disk; only then may their events be sent."""
-        commits: list[tuple[_Active, Commit]] = []
+        commits: list[tuple[Active, Commit]] = []
         for active in self._sources.values():
             try:
                 commit = active.journal.begin_commit()
             except OSError as error:
-                self._warn_once(active, f"cannot read the spool, will retry: {error}")
+                self._say_once(active.about(f"cannot read the spool, will retry: {error}"))
                 continue
             if commit is not None:
                 commits.append((active, commit))
@@ -244,7 +230,7 @@ class Shipper:
         )
         for (active, commit), result in zip(commits, results, strict=True):
             if isinstance(result, OSError):
-                self._warn_once(active, f"cannot write to the spool, will retry: {result}")
+                self._say_once(active.about(f"cannot write to the spool, will retry: {result}"))
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -252,65 +238,8 @@ class Shipper:
                     active.unsent[number] = size
                     active.outbox.add(number, size)
 
-    def _send(self, now: float) -> None:
-        """Publish what the windows allow, one event of each source in turn."""
-        link = self._uplink.link
-        if link is None or link.is_lost:
-            return
-        is_alive = self._uplink.health.is_alive(now)
-        room = UNSTORED_BYTES if is_alive else UNSTORED_BYTES_WITHOUT_LOG
-        room -= sum(active.outbox.published_bytes for active in self._sources.values())
-        actives = list(self._sources.values())
-        # Begin with another source each time: none is always last when the window is short.
-        self._turn += 1
-        first = self._turn % max(len(actives), 1)
-        queue = actives[first:] + actives[:first]
-        while queue and self._in_flight < IN_FLIGHT_EVENTS:
-            active = queue.pop(0)
-            # What is sent again takes no room: it is what the room waits for.
-            size = self._send_one(active, link, room > 0)
-            if size:
-                room -= size
-                queue.append(active)
-
-    def _send_one(self, active: _Active, link: Link, has_room: bool) -> int:
-        """Publish the next event of a source; the room it takes, or 0 when there is none."""
-        number = active.outbox.next_to_send(has_room)
-        if number is None:
-            return 0
-        journal = active.journal
-        try:
-            kind, raw = journal.event(number)
-        except (OSError, JournalError) as error:
-            if isinstance(error, OSError) and error.errno not in GONE_ERRORS:
-                self._warn_once(active, f"cannot read the spool, will retry: {error}")
-                return 0
-            logger.error("run %s: event %d is lost: %s", journal.run, number, error)
-            active.outbox.give_up(number)
-            active.unsent.pop(number, None)
-            journal.give_up(number)
-            return 1
-        topic = self._topics.event(journal.header.project, journal.run, kind)
-        try:
-            link.send(topic, raw, lambda: self._on_ack(active, number, link))
-        except BrokerError:
-            return 0
-        active.outbox.sent(number)
-        active.unsent.pop(number, None)
-        self._in_flight += 1
-        self.published += 1
-        return len(raw) + OVERHEAD_BYTES
-
-    def _on_ack(self, active: _Active, number: int, link: Link) -> None:
-        if link is not self._uplink.link:
-            return
-        self._in_flight -= 1
-        active.outbox.acked(number, self._clock())
-        active.journal.forget_bytes(number)
-        self._wake.set()
-
     def _on_link(self, is_up: bool) -> None:
-        self._in_flight = 0
+        self._sending.link_changed()
         if not is_up:
             for active in self._sources.values():
                 active.outbox.link_lost()
@@ -330,7 +259,7 @@ class Shipper:
             try:
                 active.journal.stored(news)
             except (OSError, JournalError) as error:
-                self._warn_once(active, f"cannot trim the spool: {error}")
+                self._say_once(active.about(f"cannot trim the spool: {error}"))
 
     def _on_shard_news(self, news: ShardNews, now: float) -> None:
         for active in self._sources.values():
@@ -351,13 +280,13 @@ class Shipper:
                     await asyncio.to_thread(active.journal.remove)
                 except OSError as error:
                     self._discovery.refuse(name)
-                    self._warn_once(active, f"is delivered and cannot be removed: {error}")
+                    self._say_once(active.about(f"is delivered and cannot be removed: {error}"))
 
     async def _discover(self) -> None:
         """Take up new sources of the spool; drop those whose folder somebody has removed."""
         found, gone = await asyncio.to_thread(self._discovery.find, frozenset(self._sources))
         for name, journal in found.items():
-            active = _Active(journal, Outbox(journal.recovered_stored()))
+            active = Active(journal, Outbox(journal.recovered_stored()))
             active.outbox.recover(journal.recovered(), self._clock())
             self._sources[name] = active
         for name in gone:
@@ -367,9 +296,7 @@ class Shipper:
                 "run %s: its folder %s was removed with %d events not confirmed as stored",
                 *(active.journal.run, active.journal.folder, active.outbox.waiting),
             )
-
-    def _warn_once(self, active: _Active, text: str) -> None:
-        self._say_once(f"run {active.journal.run}: {active.journal.folder.name}: {text}")
+        await self._notes.carry_out(active.journal for active in self._sources.values())
 
     def _heartbeat(self) -> NodeHeartbeat:
         lowest = {
@@ -384,4 +311,5 @@ class Shipper:
             live=[active.journal.header.source for active in self._sources.values()],
             waiting=self.waiting,
             backlog_bytes=self.unread_bytes,
+            stopping=self._notes.noted,
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bus.config import BrokerAddress
+from bus.control import StopNotice, decode_control
 from bus.errors import BrokerError, EventError
 from bus.group.heartbeat import decode_heartbeat
 from bus.idranges import IdRanges
@@ -38,6 +39,7 @@ class Uplink:
         link: The connection; None while it is lost.
         on_stored: Called with the project, the run, and the stored ids per source.
         on_news: Called with what a log worker says of one shard, and when it was heard.
+        on_stop: Called with the project and the run that are asked to stop, and the notice.
         on_change: Called when the link came or went; with True when it came.
         heartbeat: Makes the heartbeat.
     """
@@ -48,11 +50,13 @@ class Uplink:
     spool: str
     on_stored: Callable[[str, str, Mapping[str, IdRanges]], None]
     on_news: Callable[[ShardNews, float], None]
+    on_stop: Callable[[str, str, StopNotice], None]
     on_change: Callable[[bool], None]
     heartbeat: Callable[[], NodeHeartbeat]
     clock: Callable[[], float] = time.monotonic
     health: LogHealth = field(init=False)
     link: Link | None = None
+    _has_warned: bool = False
 
     def __post_init__(self) -> None:
         self.health = LogHealth(self.clock())
@@ -82,6 +86,7 @@ class Uplink:
         ) as link:
             # All runs, though few concern this node: one subscription instead of one per run.
             await link.subscribe([self.topics.stored_filter, self.topics.members_filter(LOG_GROUP)])
+            await self._listen_for_stops(link)
             backoff.reset()
             self.link = link
             self.on_change(True)
@@ -91,6 +96,17 @@ class Uplink:
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await link.wait_lost()
 
+    async def _listen_for_stops(self, link: Link) -> None:
+        try:
+            await link.subscribe([self.topics.control_filter])
+        except BrokerError as error:
+            # A broker that does not allow it is no reason to ship nothing.
+            if not error.is_refusal:
+                raise
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning("runs cannot be asked to stop from outside: %s", error)
+
     def _on_delivery(self, delivery: Delivery) -> None:
         delivery.ack()
         try:
@@ -98,6 +114,9 @@ class Uplink:
                 now = self.clock()
                 for news in self.health.heard(decode_heartbeat(delivery.payload), now):
                     self.on_news(news, now)
+            elif delivery.topic.startswith(f"{self.topics.prefix}/control/"):
+                project, run = self.topics.parse_tail(delivery.topic)
+                self.on_stop(project, run, decode_control(delivery.payload))
             else:
                 project, run = self.topics.parse_tail(delivery.topic)
                 self.on_stored(project, run, decode_stored(delivery.payload))

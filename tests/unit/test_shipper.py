@@ -22,7 +22,7 @@ from bus.group.heartbeat import Heartbeat
 from bus.idranges import IdRanges
 from bus.mqtt import Link
 from bus.topics import shard_of, slot_of
-from publishers.shipper import shipper as module
+from publishers.shipper import sending as module
 from publishers.shipper.loghealth import ShardNews
 from publishers.shipper.shipper import Shipper
 from tests.fixtures.roadparts import RUN, SOURCE, JournalFolder
