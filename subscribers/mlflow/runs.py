@@ -19,8 +19,8 @@ from mlflow.tracking import MlflowClient
 from bus.errors import EventError, PermanentSinkError
 from bus.lifecycle import Outcome, RunLife
 from bus.sinks import Marks, RunRef
+from subscribers.marks import join_text, marks_from_texts
 from subscribers.mlflow.errors import error_code
-from subscribers.mlflow.marks import join_text, marks_from_tags
 from subscribers.mlflow.names import experiment_name
 from subscribers.mlflow.points import to_ms
 from subscribers.mlflow.tracker import Address
@@ -87,7 +87,7 @@ class RunState:
     @property
     def marks(self) -> Marks:
         """The marks in the tags."""
-        return marks_from_tags(self.tags)
+        return marks_from_texts(self.tags)
 
 
 def _life_from(tags: Mapping[str, str]) -> RunLife:

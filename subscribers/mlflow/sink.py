@@ -24,11 +24,11 @@ from bus.config import Settings
 from bus.errors import PermanentSinkError, RetryableSinkError
 from bus.events import Event
 from bus.sinks import BatchLimits, Marks, RunRef, SinkContents
+from subscribers.marks import marks_to_texts, split_text
 from subscribers.mlflow import runs
 from subscribers.mlflow.batches import NonFiniteNotes, Request, chunks_of, final_requests
 from subscribers.mlflow.contents import count_points
 from subscribers.mlflow.files import log_blob, log_text
-from subscribers.mlflow.marks import marks_to_tags, split_text
 from subscribers.mlflow.models import Target, log_model
 from subscribers.mlflow.plan import Plan, plan
 from subscribers.mlflow.points import Point, expected_points
@@ -214,7 +214,7 @@ def _log(
         planned.tags |= split_text(runs.LIFE_TAG, str(life))
     tags = _changed(state, {**planned.tags, **notes.tags})
     for request in final_requests(
-        last, planned.params, tags, _changed(state, marks_to_tags(marks))
+        last, planned.params, tags, _changed(state, marks_to_texts(marks))
     ):
         _send(client, state, request, stop)
     state.life = life

@@ -1,4 +1,4 @@
-"""Applied marks as run tags."""
+"""Applied marks as named texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bus.idranges import IdRanges
 from bus.sinks import Marks
 from bus.source import Source
-from subscribers.mlflow.marks import join_text, marks_from_tags, marks_to_tags, split_text
+from subscribers.marks import join_text, marks_from_texts, marks_to_texts, split_text
 
 sources = st.builds(
     lambda run, rank, node: str(Source(run, rank, "1-0-0123456789abcdef", node)),
@@ -33,8 +33,8 @@ def test_marks_survive_as_tags(contents: Contents) -> None:
             marks.add_dead(source, number)
         for number in left_out:
             marks.add_superseded(source, number)
-    tags = marks_to_tags(marks)
-    assert marks_from_tags({**tags, "other": "x", "trainbus.run_id": "r"}) == marks
+    tags = marks_to_texts(marks)
+    assert marks_from_texts({**tags, "other": "x", "trainbus.run_id": "r"}) == marks
     assert all(len(key) <= 250 and len(value) < 5000 for key, value in tags.items())
 
 
@@ -47,7 +47,7 @@ def test_a_text_that_was_longer_once_leaves_nothing_in_the_new_one(old: str, new
 def test_a_short_text_takes_one_tag() -> None:
     source = "/runs/r/0/1-0-0123456789abcdef/n"
     marks = Marks({source: IdRanges([(1, 500_000)])})
-    ((key, value),) = marks_to_tags(marks).items()
+    ((key, value),) = marks_to_texts(marks).items()
     assert key.startswith("trainbus.marks.")
     assert value == f"1;{source};1-500000;"
 
@@ -56,7 +56,7 @@ def test_superseded_ids_follow_the_others() -> None:
     source = "/runs/r/0/1-0-0123456789abcdef/n"
     marks = Marks({source: IdRanges([(1, 9)])})
     marks.add_superseded(source, 4)
-    ((_, value),) = marks_to_tags(marks).items()
+    ((_, value),) = marks_to_texts(marks).items()
     assert value == f"1;{source};1-9;;4"
 
 
@@ -66,9 +66,9 @@ def test_superseded_ids_follow_the_others() -> None:
 def test_a_damaged_tag_counts_as_no_marks_and_spares_the_others(damage: str) -> None:
     good, bad = ("/runs/r/0/1-0-0123456789abcdef/n", "/runs/r/1/1-0-0123456789abcdef/n")
     marks = Marks({good: IdRanges([(1, 5)]), bad: IdRanges([(1, 9)])})
-    tags = marks_to_tags(marks)
-    (key,) = marks_to_tags(Marks({bad: IdRanges([(1, 9)])}))
-    assert marks_from_tags({**tags, key: damage}) == Marks({good: IdRanges([(1, 5)])})
+    tags = marks_to_texts(marks)
+    (key,) = marks_to_texts(Marks({bad: IdRanges([(1, 9)])}))
+    assert marks_from_texts({**tags, key: damage}) == Marks({good: IdRanges([(1, 5)])})
 
 
 def test_a_part_that_is_gone_is_noticed() -> None:
