@@ -16,6 +16,7 @@ import msgspec
 
 from bus.config import BrokerAddress
 from bus.errors import BrokerError, ConfigError, EventError
+from bus.group.contest import ContestPolicy, Contests
 from bus.group.heartbeat import Heartbeat, decode_heartbeat
 from bus.group.membership import HEARTBEAT_SECONDS, Membership
 from bus.group.session import ShardSession
@@ -59,6 +60,8 @@ class GroupHost:
 
     Attributes:
         notices: Further subscriptions of the member itself, at QoS 1 in a clean session.
+        on_heartbeat: Told of each heartbeat of the others, their last one included.
+        contest_policy: How long shards are left alone that another member takes again and again.
     """
 
     address: BrokerAddress
@@ -70,6 +73,9 @@ class GroupHost:
     notices: Sequence[str] = ()
     interval_seconds: float = HEARTBEAT_SECONDS
     clock: Callable[[], float] = time.monotonic
+    on_heartbeat: Callable[[Heartbeat], None] | None = None
+    contest_policy: ContestPolicy = field(default_factory=ContestPolicy)
+    _contests: Contests = field(init=False)
     _membership: Membership = field(init=False)
     _sessions: dict[int, ShardSession] = field(default_factory=dict)
     _tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
@@ -82,11 +88,26 @@ class GroupHost:
 
     def __post_init__(self) -> None:
         self._membership = Membership(self.member, self.shards, self.interval_seconds)
+        self._contests = Contests(self.contest_policy)
 
     @property
     def link(self) -> Link | None:
         """The member's own link; None while it is lost."""
         return self._link
+
+    def tell_now(self) -> None:
+        """Send the next heartbeat at once: the others are to know what has changed."""
+        self._news.set()
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Publish on the member's own link with QoS 1, and wait for the acknowledgement.
+
+        Raises:
+            BrokerError: The link is lost, or nothing came for 3 s.
+        """
+        if self._link is None:
+            raise BrokerError("the connection to the broker is lost")
+        await self._link.publish(topic, payload)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take part in the group until ``stop`` is set, then leave it in order.
@@ -124,6 +145,7 @@ class GroupHost:
                 await self._beat(link, stop, topic)
             finally:
                 self._membership.link_down()
+                self._contests.clear()
                 try:
                     await self._give_up(frozenset(self._tasks))
                 finally:
@@ -213,14 +235,21 @@ class GroupHost:
     def _on_heartbeat(self, beat: Heartbeat) -> None:
         now = self._now()
         before = self._membership.members(now)
+        if self._contests.away:
+            self._nudge.set()  # what the other holds may have changed
         if beat.has_left:
             self._membership.left(beat.member)
         else:
             self._membership.heard(beat.member, beat.shards, now, beat.owned)
             self._warn_of_stranger(beat, now)
-        if before != self._membership.members(now):
+        members = self._membership.members(now)
+        if before != members:
             self._nudge.set()
             self._news.set()
+        if not set(members) <= set(before):
+            self._contests.over()
+        if self.on_heartbeat is not None:
+            self.on_heartbeat(beat)
 
     def _warn_of_stranger(self, beat: Heartbeat, now: float) -> None:
         if beat.shards == self.shards or self._membership.conflict(now) is not None:
@@ -234,9 +263,9 @@ class GroupHost:
 
     async def _reconcile(self) -> None:
         """Open the sessions of shards that became ours, close those that no longer are."""
-        for task in self._tasks.values():
-            if task.done():
-                task.result()  # it only ends by an error of ours: better to end than to own nothing
+        yielded = frozenset(shard for shard, task in self._tasks.items() if task.done())
+        for shard in yielded:
+            self._tasks[shard].result()  # an error of ours: better to end than to own nothing
         now = self._now()
         conflict = self._membership.conflict(now)
         if conflict is not None:
@@ -246,7 +275,8 @@ class GroupHost:
                 f"started with {self.shards}: use --shards {shards}, or stop the group to change it"
             )
         owned = self._membership.owned(now, self._held())
-        await self._give_up(frozenset(self._tasks) - owned)
+        owned = self._contests.look(owned, now, self._membership.held_by_others(now))
+        await self._give_up(yielded | (frozenset(self._tasks) - owned))
         for shard in owned - frozenset(self._tasks):
             session = ShardSession(
                 self.address,
@@ -256,6 +286,10 @@ class GroupHost:
                 self.shards,
                 self.consumer.on_delivery,
                 self._on_open,
+                self._on_lost,
+                self._is_held_elsewhere,
+                self._contests.of(shard),
+                self.clock,
             )
             self._sessions[shard] = session
             self._tasks[shard] = asyncio.create_task(session.run())
@@ -268,11 +302,20 @@ class GroupHost:
         self.consumer.on_shard(shard)
         self._news.set()
 
+    def _on_lost(self, shard: int) -> None:
+        """The others are to know at once, and if another holds the shard it is to be released."""
+        self._news.set()
+        self._nudge.set()
+
+    def _is_held_elsewhere(self, shard: int) -> bool:
+        return shard in self._membership.held_by_others(self._now())
+
     async def _give_up(self, shards: frozenset[int]) -> None:
         if not shards:
             return
         for shard in shards:
             self._sessions[shard].give_up()
+        self._news.set()  # who waits for them may come
         try:
             # The writes in hand are finished and acknowledged before the sessions are let go of.
             await self.consumer.release(shards)

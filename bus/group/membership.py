@@ -98,6 +98,11 @@ class Membership:
             self.left(member)
         return sorted([self.me, *self._heard])
 
+    def held_by_others(self, now: float) -> frozenset[int]:
+        """The shards whose sessions are held, by what the others say that we hear."""
+        self.members(now)
+        return frozenset().union(*self._holds.values())
+
     def conflict(self, now: float) -> tuple[str, int] | None:
         """A member with another number of shards that we have to give way to, and that number."""
         for member in [
