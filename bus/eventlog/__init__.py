@@ -18,6 +18,7 @@ from bus.eventlog.records import (
     Loss,
     RunCount,
     RunSummary,
+    RunUnderWay,
     Selection,
     SourceState,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Loss",
     "RunCount",
     "RunSummary",
+    "RunUnderWay",
     "Selection",
     "SourceState",
 ]

@@ -15,6 +15,7 @@ from bus.eventlog.records import (
     Group,
     LoggedEvent,
     LogRecord,
+    RunUnderWay,
     SourceState,
 )
 
@@ -68,6 +69,16 @@ class AsyncEventLog:
     async def unfinished_sources(self, since: float) -> list[SourceState]:
         """Sources without an end of their own, changed lately."""
         return await self._call(self._log.unfinished_sources, since)
+
+    async def runs_under_way(
+        self, since: float, run: tuple[str, str] | None = None
+    ) -> list[RunUnderWay]:
+        """Runs that have started and not ended: all, or one (project, run)."""
+        return await self._call(self._log.runs_under_way, since, run)
+
+    async def first_events(self, names: Sequence[str], kind: str) -> dict[str, bytes]:
+        """The bytes of the first events of sources, those of a kind."""
+        return await self._call(self._log.first_events, names, kind)
 
     async def states(self, names: Sequence[str]) -> dict[str, SourceState]:
         """The sources of these names that the log knows."""

@@ -48,6 +48,7 @@ from bus.eventlog.records import (
     Loss,
     RunCount,
     RunSummary,
+    RunUnderWay,
     Selection,
     SourceState,
 )
@@ -161,6 +162,16 @@ class EventLog:
         )
         return self._states(query)
 
+    def runs_under_way(self, since: float, run: tuple[str, str] | None = None) -> list[RunUnderWay]:
+        """Runs that have started and not ended, by project and run.
+
+        Args:
+            since: Only sources that changed then or later (Unix seconds).
+            run: Only this one (project, run).
+        """
+        with translated(self._place), self._engine.begin() as connection:
+            return summaries.under_way(connection, since, run)
+
     def states(self, names: Sequence[str]) -> dict[str, SourceState]:
         """The sources of these names that the log knows."""
         found: dict[str, SourceState] = {}
@@ -169,6 +180,11 @@ class EventLog:
             states = self._states(select(sources).where(sources.c.source.in_(part)))
             found |= {state.source: state for state in states}
         return found
+
+    def first_events(self, names: Sequence[str], kind: str) -> dict[str, bytes]:
+        """The bytes of the events with id 1 and of a kind, by source; those of these names."""
+        with translated(self._place), self._engine.begin() as connection:
+            return summaries.first_events(connection, names, kind)
 
     def read(
         self,

@@ -19,6 +19,7 @@ __all__ = [
     "Loss",
     "RunCount",
     "RunSummary",
+    "RunUnderWay",
     "Selection",
     "SourceState",
 ]
@@ -161,6 +162,21 @@ class RunSummary:
     status: str | None
     sources: int
     lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunUnderWay:
+    """A run that has started and not ended, as far as the log knows.
+
+    Attributes:
+        sources: Its journals without an end, by name: neither one of their own nor by the word that
+            their node is lost.
+    """
+
+    project: str
+    run: str
+    run_name: str
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
