@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from bus.config import Settings, read_variable
 from bus.errors import ConfigError
+from subscribers.mlflow.database import make_sqlite
 from subscribers.mlflow.errors import translate
 from subscribers.mlflow.names import level
 
@@ -108,11 +109,11 @@ class Address:
         """The folder for the artifacts of a new experiment; None for the server's own choice."""
         return self.artifact_root and f"{self.artifact_root}/{level(experiment)}"
 
-    def make_folders(self) -> None:
-        """Make the folder of a SQLite file."""
+    def make_database(self) -> None:
+        """Make a SQLite file that is not there. Blocks for seconds."""
         file = _sqlite_file(self.uri)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_sqlite(file, self.artifact_root or (file.parent / "mlartifacts").as_uri())
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -168,7 +169,7 @@ class Tracker:
     def _connect(self) -> MlflowClient:
         with self._lock:
             if self._client is None:
-                self.address.make_folders()
+                self.address.make_database()
                 uri = self.address.uri
                 self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             return self._client
