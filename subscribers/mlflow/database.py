@@ -31,7 +31,7 @@ def make_sqlite(file: Path, artifact_root: str) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_name(f".{file.name}.lock").open("ab") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_there(file):
             return
         draft = file.with_name(f".{file.name}.new")
