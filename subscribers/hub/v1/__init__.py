@@ -1,0 +1,1 @@
+"""Ultralytics HUB, version 1 of its API."""

@@ -1,0 +1,169 @@
+"""What a batch of events means for a model in HUB. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bus.errors import EventError
+from bus.events import Event
+from bus.kinds import Checkpoint, Metrics, Params, Phase, RunFinished, RunStarted, Summary
+from bus.source import Source
+from subscribers.hub.v1.requests import ARGUMENTS
+
+__all__ = ["KINDS", "Plan", "Values", "choose_uploads", "plan"]
+
+KINDS = frozenset(
+    {"checkpoint", "metrics", "params", "phase", "run_finished", "run_started", "summary"}
+)
+"""HUB v1 has no place for others, and none for the end of a run: a final model is its end."""
+
+_OTHER_RANK = re.compile(r"rank\d+/")
+_INFO = "model/"
+_MAP_KEYS = ("metrics/mAP50-95(B)", "metrics/mAP_0.5:0.95")
+_MAP = re.compile(r"metrics/mAP50-95\(\w\)")
+_EXACT = 2**53
+"""Readers of JSON that know floats only have larger integers rounded anyway."""
+
+Values = dict[str, float | int | None]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done for one batch.
+
+    Attributes:
+        start: The ``run_started`` event, if it is in the batch.
+        arguments: Training arguments, by Ultralytics' names.
+        epochs: Metrics by epoch; None for what is no finite number.
+        info: Facts of the model (``model/parameters``, …) that came as single values.
+        quality: The last mean average precision in the batch.
+        checkpoints: In order.
+        is_finished: Rank 0 has ended.
+        is_failed: And not well.
+        wants_model: There is something that the model has to exist for.
+    """
+
+    start: Event | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    epochs: dict[int, Values] = field(default_factory=dict)
+    info: Values = field(default_factory=dict)
+    quality: float | None = None
+    checkpoints: list[Event] = field(default_factory=list)
+    is_finished: bool = False
+    is_failed: bool = False
+    wants_model: bool = False
+
+
+def plan(events: Sequence[Event]) -> Plan:
+    """Read a batch. Only rank 0 speaks for the model; other ranks may start it."""
+    found = Plan()
+    for event in events:
+        is_first_rank = _rank(event) == 0
+        match event.data:
+            case RunStarted() as data:
+                if found.start is None or is_first_rank:
+                    found.start = event
+                found.arguments |= _arguments(data.config)
+            case Params() as data:
+                found.arguments |= _arguments(data.params)
+                found.wants_model |= is_first_rank
+            case Phase(phase="train", state="started") as data:
+                found.arguments |= _arguments(data.args)
+            case Metrics() as data if is_first_rank:
+                _add_rows(found, data)
+            case Summary() as data if is_first_rank:
+                _add_summary(found, data)
+            case Checkpoint() if is_first_rank:
+                found.checkpoints.append(event)
+                found.wants_model = True
+            case RunFinished() as data if is_first_rank:
+                found.is_finished = found.wants_model = True
+                found.is_failed = data.status != "completed"
+            case _:
+                pass
+    return found
+
+
+def choose_uploads(
+    checkpoints: Sequence[Event],
+) -> tuple[Event | None, Event | None, list[Event]]:
+    """Which one of several checkpoints is uploaded now.
+
+    HUB has one place for the last weights, one for the best and one for the final model, and takes
+    an upload every 15 minutes. The final one goes before all, for the model is trained then. The
+    best one goes before later ones that are not: those can wait for the next upload, or the end.
+
+    Returns:
+        The one to upload, the one that waits behind it, and those that need not be uploaded.
+    """
+    now = _last(checkpoints, lambda data: data.is_final) or _last(
+        checkpoints, lambda data: data.is_best
+    )
+    last = checkpoints[-1] if checkpoints else None
+    now = now or last
+    is_final = now is not None and isinstance(now.data, Checkpoint) and now.data.is_final
+    waiting = last if last is not now and not is_final else None
+    return now, waiting, [one for one in checkpoints if one is not now and one is not waiting]
+
+
+def _last(checkpoints: Sequence[Event], is_wanted: Any) -> Event | None:
+    for event in reversed(checkpoints):
+        if isinstance(event.data, Checkpoint) and is_wanted(event.data):
+            return event
+    return None
+
+
+def _rank(event: Event) -> int:
+    try:
+        return Source.parse(event.source).rank
+    except EventError:
+        return 0
+
+
+def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: values[name]
+        for name in ARGUMENTS
+        if isinstance(values.get(name), str | int | float | bool)
+    }
+
+
+def _add_rows(found: Plan, data: Metrics) -> None:
+    for table in data.tables:
+        names = [None if _OTHER_RANK.match(key) else key for key in table.keys]
+        for _, step, *values in table.rows:
+            pairs = [(name, _value(v)) for name, v in zip(names, values, strict=True) if name]
+            if pairs:
+                found.epochs.setdefault(int(step), {}).update(pairs)
+                _note_quality(found, dict(pairs))
+    found.wants_model |= bool(found.epochs)
+
+
+def _add_summary(found: Plan, data: Summary) -> None:
+    values = {name: _value(value) for name, value in data.values.items()}
+    found.info |= {name: value for name, value in values.items() if name.startswith(_INFO)}
+    _note_quality(found, values)
+
+
+def _note_quality(found: Plan, values: Values) -> None:
+    names: Iterable[str] = [*_MAP_KEYS, *filter(_MAP.fullmatch, values)]
+    for name in names:
+        value = values.get(name)
+        if value is not None:
+            found.quality = float(value)
+            return
+
+
+def _value(value: Any) -> float | int | None:
+    """A number of the wire; None for what is not finite."""
+    if type(value) is int and abs(value) <= _EXACT:
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
