@@ -7,7 +7,7 @@
 | 401, 403                                     | RetryableSinkError (1)                           |
 | 3xx, 404 that is no JSON object              | RetryableSinkError (1): not the right address    |
 | 408, 425, 429, 5xx                           | RetryableSinkError, with the pause it asks for   |
-| any other                                    | PermanentSinkError                               |
+| any other                                    | RefusedError, a PermanentSinkError               |
 
 (1) A wrong key or address is for a person to set right; it must not turn all that waits into dead
 letters. Redirects are not followed: the key is for one host.
@@ -25,12 +25,24 @@ from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.retryafter import retry_after_seconds
 from subscribers.hub.keys import ApiKey
 
-__all__ = ["Answer", "Place", "one_line"]
+__all__ = ["Answer", "Place", "RefusedError", "one_line"]
 
 _RETRYABLE = {408, 425, 429}
 _UNAUTHORIZED = {401, 403}
 _NOT_FOUND = 404
 _SHOWN_CHARACTERS = 300
+
+
+class RefusedError(PermanentSinkError):
+    """The service does not want what it was sent.
+
+    Attributes:
+        status: HTTP status of its answer.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class Answer:
 
         Raises:
             RetryableSinkError: See the top of this module.
-            PermanentSinkError: The service refuses what it was asked.
+            RefusedError: The service refuses what it was asked.
         """
         self.check(doing, place, key, now)
         found = self.json()
@@ -112,7 +124,7 @@ class Answer:
             return RetryableSinkError(text, retry_after_seconds(self.headers, now))
         if self.status < 400 or (self.status == _NOT_FOUND and self.json() is None):
             return RetryableSinkError(f"{_no_service(place)} ({text})")
-        return PermanentSinkError(text)
+        return RefusedError(text, self.status)
 
     def _said(self) -> str:
         found = self.json()

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from yarl import URL
 
 from bus._version import __version__
 from bus.errors import RetryableSinkError, TrainbusError
@@ -123,17 +124,19 @@ class HttpClient:
         body: Body,
         key: ApiKey | None,
         headers: dict[str, str] | None = None,
+        place: Place | None = None,
     ) -> Answer:
         """Send a large body.
 
         Args:
             doing: What is being done, for messages.
             method: ``POST`` or ``PUT``.
-            url: Below the base URL with a leading slash, or a whole URL that is not shown: it may
-                carry a signature.
+            url: Below the base URL with a leading slash, or a whole URL. That is sent as it is, and
+                not shown, nor what is answered there: it may carry a signature.
             body: What to send.
             key: Sent in its header; None to send none, as a signed URL wants.
             headers: More headers.
+            place: Who answers at a whole URL, for messages.
 
         Returns:
             The answer; its status is a success.
@@ -144,7 +147,9 @@ class HttpClient:
             TrainbusError: What reading the body raised.
         """
         is_ours = url.startswith("/")
-        url = self.place.address + url if is_ours else url
+        place = place or self.place
+        # A signature is of the URL as it is written: %2F and / are not the same there.
+        target = self.place.address + url if is_ours else URL(url, encoded=True)
         sent = {
             **(headers or {}),
             **(key.headers() if key else {}),
@@ -158,7 +163,7 @@ class HttpClient:
         data = _watched(body, watch, failures)
         try:
             async with watch:
-                answer = await self._ask(method, url, limits, sent, data=data)
+                answer = await self._ask(method, target, limits, sent, data=data)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if failures:
                 raise failures[0] from None
@@ -180,7 +185,7 @@ class HttpClient:
     async def _ask(
         self,
         method: str,
-        url: str,
+        url: str | URL,
         limits: aiohttp.ClientTimeout,
         headers: dict[str, str],
         **body: Any,
@@ -197,17 +202,23 @@ class HttpClient:
             headers=headers,
             timeout=limits,
             allow_redirects=False,
-            proxy=_proxy_of(url),
+            proxy=_proxy_of(str(url)),
             **body,
         ) as response:
             raw = await _read_some(response.content)
             return Answer(response.status, response.headers, raw)
 
     def _transport_error(
-        self, doing: str, error: Exception, said: str, key: ApiKey | None
+        self,
+        doing: str,
+        error: Exception,
+        said: str,
+        key: ApiKey | None,
+        place: Place | None = None,
     ) -> RetryableSinkError:
+        place = place or self.place
         what = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-        text = f"{doing}: {self.place.service} at {self.place.address}: {what}"
+        text = f"{doing}: {place.service} at {place.address}: {what}"
         text += f": {said}" if said else ""
         return RetryableSinkError(key.hide(text) if key else text)
 
