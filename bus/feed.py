@@ -2,12 +2,14 @@
 
 Pure: events, stored-acks and times in; batches, wanted ranges and deliveries to acknowledge out.
 
-Per source the next id to be written is the one after the applied marks. An id can come live from
-the bus or from the event log; both end in the same place, so that a hole, a lost tail, a sink that
-was down and a group that starts late are one mechanism:
+Per source the events are gone through in the order of their ids: those that are applied or parked
+are passed over, and the first that is neither is the *next*. An id can come live from the bus or
+from the event log; both end in the same place, so that a hole, a lost tail, a sink that was down, a
+group that starts late and a worker that takes over marks with holes are one mechanism:
 
 - an id that is applied is dropped, whichever way it came;
-- an id is handed out only when all ids below it are: order within a source is kept;
+- an id is handed out only when all ids below it are, or are *parked*: of a kind that has a limit of
+  its own and no token (:mod:`bus.parked`). Nobody passes an event that has not been seen;
 - an id that is missing and stored in the log is *wanted* from there. Missing means: something
   above it is here, or it was let go of, or the log has it and it has not come for a second;
 - a delivery may be acknowledged before the sink has it once the log has it (*let go*): the run
@@ -18,52 +20,23 @@ was down and a group that starts late are one mechanism:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
 
 from bus.idranges import IdRanges
+from bus.item import Id, Item, deliveries, merge
 from bus.mqtt import Delivery
+from bus.parked import has_to_wait
 from bus.sinks import BatchLimits, Marks
+from bus.sourcefeed import SourceFeed
 
-__all__ = ["TAIL_GRACE_SECONDS", "Item", "RunFeed"]
-
-TAIL_GRACE_SECONDS = 1.0
-"""How long the last events of a source may take on the bus once the log has them."""
-
-
-@dataclass(slots=True, eq=False)
-class Item:
-    """One event that is here and not yet written.
-
-    Attributes:
-        delivery: None if it came from the log.
-        is_retry: Somebody wants it tried again, should it be dead.
-    """
-
-    source: str
-    number: int
-    kind: str
-    raw: bytes
-    delivery: Delivery | None
-    since: float
-    is_retry: bool = False
-
-
-@dataclass(slots=True)
-class _SourceFeed:
-    pending: dict[int, Item] = field(default_factory=dict)
-    stored: IdRanges = field(default_factory=IdRanges)
-    lost: IdRanges = field(default_factory=IdRanges)
-    let_go_top: int = 0
-    """Highest id that was let go of: up to it the log is to be read."""
-    let_go_since: float = 0.0
-    """When the first of these had come."""
-    tail_since: float | None = None
-    """Since when the log has had more than has come."""
+__all__ = ["Item", "RunFeed"]
 
 
 class RunFeed:
     """The events of one run on their way to one sink.
+
+    ``blocked`` are everywhere the kinds that have a limit of their own and no token now, and
+    ``left_out`` the events that are not to be written, and so need no token.
 
     Args:
         marks: What the sink has applied; this object keeps it up to date as batches settle.
@@ -71,22 +44,18 @@ class RunFeed:
 
     def __init__(self, marks: Marks | None = None) -> None:
         self.marks = marks or Marks()
-        self._sources: dict[str, _SourceFeed] = {}
-        self._in_hand: dict[tuple[str, int], Item] = {}
-        self._retries: dict[tuple[str, int], Item] = {}
+        self._sources: dict[str, SourceFeed] = {}
+        self._retries: dict[Id, Item] = {}
 
     def open(self, marks: Marks) -> list[Delivery]:
         """Take over the marks that the sink holds; returns deliveries it turns out to have."""
         self.marks = marks
-        done: list[Delivery] = []
-        for source, feed in self._sources.items():
-            for number in [n for n in feed.pending if marks.is_applied(source, n)]:
-                item = feed.pending.pop(number)
-                done.extend(_listed(self.offer(item)))
-        for key in [key for key in self._retries if not marks.is_applied(*key)]:
-            # The sink has forgotten that it was given up: it is an event as any other.
-            done.extend(_listed(self.offer(self._retries.pop(key))))
-        return done
+        again = [item for feed in self._sources.values() for item in feed.open(marks)]
+        # Where the sink has forgotten that it was given up, it is an event as any other.
+        forgotten = [key for key in self._retries if not marks.is_applied(*key)]
+        again += [self._retries.pop(key) for key in forgotten]
+        settled = [self.offer(item) for item in again]
+        return [delivery for delivery in settled if delivery is not None]
 
     def offer(self, item: Item) -> Delivery | None:
         """Take an event in.
@@ -95,36 +64,33 @@ class RunFeed:
             A delivery to acknowledge at once: of an event that is applied, or here already.
         """
         key = (item.source, item.number)
-        if self.marks.is_applied(*key):
-            if not self._is_wanted_again(item):
-                return item.delivery
-            known = self._retries.setdefault(key, item)
-            return None if known is item else _merge(known, item)
-        feed = self._source(item.source)
-        here = feed.pending.get(item.number) or self._in_hand.get(key)
-        if here is None:
-            feed.pending[item.number] = item
-            return None
-        here.is_retry = here.is_retry or item.is_retry
-        return _merge(here, item)
+        if not self.marks.is_applied(*key):
+            return self._source(item.source).offer(item)
+        if not self._is_wanted_again(item):
+            return item.delivery
+        known = self._retries.setdefault(key, item)
+        return None if known is item else merge(known, item)
 
     def has(self, source: str, number: int) -> bool:
         """The event is here or in hand."""
-        key, feed = (source, number), self._sources.get(source)
-        is_pending = feed is not None and number in feed.pending
-        return is_pending or key in self._in_hand or key in self._retries
+        feed = self._sources.get(source)
+        is_waiting = feed is not None and (
+            number in feed.pending or number in feed.parked or number in feed.in_hand
+        )
+        return is_waiting or (source, number) in self._retries
 
-    def next_retry(self) -> Item | None:
+    def next_retry(self, blocked: Collection[str] = ()) -> Item | None:
         """A dead letter to try again, if there is one; it stays here until :meth:`settle_retry`.
 
         Where the marks do not call it dead, an earlier try has got through.
         """
-        return next(iter(self._retries.values()), None)
+        free = (item for item in self._retries.values() if not has_to_wait(item, blocked))
+        return next(free, None)
 
     def settle_retry(self, item: Item) -> list[Delivery]:
         """It is written, or given up once more, and the marks say so: what to acknowledge."""
         self._retries.pop((item.source, item.number), None)
-        return _listed(item.delivery)
+        return deliveries(item)
 
     def stored(self, source: str, stored: IdRanges, lost: IdRanges | None = None) -> None:
         """The event log holds these ids of a source; ``lost`` are those that will never come."""
@@ -133,29 +99,35 @@ class RunFeed:
         if lost:
             feed.lost = lost
 
-    def take(self, limits: BatchLimits) -> list[Item]:
-        """The next batch, in order per source. It is in hand until :meth:`settle`."""
+    def peek(
+        self, limits: BatchLimits, blocked: Collection[str] = (), left_out: Collection[Id] = ()
+    ) -> list[Item]:
+        """The next batch, in order per source. What has to wait is parked on the way."""
         batch: list[Item] = []
         size = 0
         for source, feed in self._sources.items():
-            self._skip_lost(source, feed)
-            number = self._next(source)
-            while (item := feed.pending.get(number)) is not None:
+            for item in feed.ready(blocked, _of(source, left_out)):
                 size += len(item.raw)
                 if batch and (size > limits.size_bytes or len(batch) >= limits.events):
                     return batch
-                del feed.pending[number]
-                self._in_hand[source, number] = item
                 batch.append(item)
-                number += 1
+        return batch
+
+    def take(
+        self, limits: BatchLimits, blocked: Collection[str] = (), left_out: Collection[Id] = ()
+    ) -> list[Item]:
+        """Take the next batch. It is in hand until :meth:`settle`, and the only one meanwhile."""
+        batch = self.peek(limits, blocked, left_out)
+        for item in batch:
+            self._sources[item.source].take(item)
         return batch
 
     def settle(self, items: Iterable[Item]) -> list[Delivery]:
         """These events are written or given up, and the marks say so: what to acknowledge."""
         done: list[Delivery] = []
         for item in items:
-            self._in_hand.pop((item.source, item.number), None)
-            done.extend(_listed(item.delivery))
+            self._source(item.source).in_hand.pop(item.number, None)
+            done += deliveries(item)
         return done
 
     def put_back(self, items: Iterable[Item]) -> list[Delivery]:
@@ -166,172 +138,121 @@ class RunFeed:
         """
         done: list[Delivery] = []
         for item in items:
-            self._in_hand.pop((item.source, item.number), None)
+            feed = self._source(item.source)
+            feed.in_hand.pop(item.number, None)
             if self.marks.is_applied(item.source, item.number):
-                done.extend(_listed(item.delivery))
+                done += deliveries(item)
             else:
-                self._source(item.source).pending[item.number] = item
+                feed.put_back(item)
         return done
 
     def wanted(self, now: float) -> list[tuple[str, int, int]]:
         """The ranges (source, first, last) to read from the event log now."""
-        found: list[tuple[str, int, int]] = []
-        for source, feed in self._sources.items():
-            self._skip_lost(source, feed)
-            first = self._next(source)
-            while (source, first) in self._in_hand:
-                first += 1
-            if first in feed.pending:
-                feed.tail_since = None
-                continue
-            last = self._missing_until(feed, first, now)
-            # Only what the log has without a hole: what lies above one waits for it.
-            hole = feed.stored.gaps(last, first)
-            last = hole[0][0] - 1 if hole else last
-            if first <= last:
-                found.append((source, first, last))
-        return found
+        feeds = self._sources.items()
+        return [(source, *ids) for source, feed in feeds for ids in feed.wanted(now)]
+
+    def wanted_parked(self, blocked: Collection[str]) -> list[tuple[str, int, int, str]]:
+        """The ranges (source, first, last, kind) of parked events to read from the log now.
+
+        Their kinds have tokens. Nobody but their own kind and the end of the source waits for them.
+        """
+        feeds = self._sources.items()
+        return [(source, *ids) for source, feed in feeds for ids in feed.parked.wanted(blocked)]
 
     def gaps(self) -> list[tuple[str, int, int]]:
         """Ranges missing below events that are here: what a worker without a log reports."""
-        found = []
-        for source, feed in self._sources.items():
-            first = self._next(source)
-            if feed.pending and first not in feed.pending and (source, first) not in self._in_hand:
-                found.append((source, first, min(feed.pending) - 1))
-        return found
+        return [(source, *ids) for source, feed in self._sources.items() for ids in feed.gaps()]
 
-    def let_go(self, now: float, patience_seconds: float) -> list[Delivery]:
-        """Deliveries that have waited for so long and are safe in the log: to acknowledge now."""
+    def let_go(
+        self, now: float, patience_seconds: float, parked_seconds: float | None = None
+    ) -> list[Delivery]:
+        """Deliveries that have waited for so long and are safe in the log: to acknowledge now.
+
+        Args:
+            now: The time.
+            patience_seconds: For how long.
+            parked_seconds: The same for those that are parked; by default no other.
+        """
+        parked_seconds = patience_seconds if parked_seconds is None else parked_seconds
         done: list[Delivery] = []
-        for source, feed in self._sources.items():
-            for number, item in list(feed.pending.items()):
-                if self._may_go(feed, item, now, patience_seconds):
-                    del feed.pending[number]
-                    if feed.let_go_top < self._next(source):
-                        feed.let_go_since = item.since
-                    feed.let_go_top = max(feed.let_go_top, number)
-                    done.extend(_listed(item.delivery))
-        for (source, _), item in self._in_hand.items():
-            if self._may_go(self._source(source), item, now, patience_seconds):
-                done.extend(_listed(item.delivery))
-                item.delivery = None
+        for feed in self._sources.values():
+            done += feed.let_go(now, patience_seconds, parked_seconds)
         return done
 
     def is_quiet(self) -> bool:
-        """Nothing is here, in hand, or known to be missing."""
-        return not (self._in_hand or self._retries) and all(
-            not feed.pending and self._next(source) > max(feed.let_go_top, feed.stored.top)
+        """Nothing is here, parked, in hand, or known to be missing."""
+        return not self._retries and all(
+            not (feed.pending or feed.parked or feed.in_hand) and feed.is_complete
+            for feed in self._sources.values()
+        )
+
+    def is_held(self) -> bool:
+        """Where nothing can be taken: all that is waited for are tokens of parked kinds."""
+        return not self._retries and all(
+            not feed.in_hand and (feed.next in feed.pending if feed.pending else feed.is_complete)
+            for feed in self._sources.values()
+        )
+
+    def is_ending(self) -> bool:
+        """The end of some source is here and waits for what is parked."""
+        return any(feed.is_ending for feed in self._sources.values())
+
+    def has_work(self, blocked: Collection[str] = (), left_out: Collection[Id] = ()) -> bool:
+        """Something can be taken."""
+        return any(
+            next(feed.ready(blocked, _of(source, left_out)), None) is not None
             for source, feed in self._sources.items()
         )
 
-    def has_work(self) -> bool:
-        """The next event of some source is here."""
-        return any(self._next(source) in feed.pending for source, feed in self._sources.items())
+    def parked(self) -> list[Item]:
+        """The parked events that are here."""
+        return [item for feed in self._sources.values() for item in feed.parked.items()]
 
-    def upcoming(self, events: int) -> set[str]:
-        """The kinds among the next events, so many of them at the most."""
-        found: set[str] = set()
-        for source, feed in self._sources.items():
-            number = self._next(source)
-            while events > 0 and (item := feed.pending.get(number)) is not None:
-                found.add(item.kind)
-                number += 1
-                events -= 1
-        return found
+    def parked_kinds(self) -> set[str]:
+        """The kinds of all that is parked, here or in the log."""
+        return {kind for feed in self._sources.values() for kind in feed.parked.kinds}
+
+    def first_parked(self, kind: str) -> dict[str, int]:
+        """Per source, the first parked id of a kind."""
+        firsts = {source: feed.parked.first(kind) for source, feed in self._sources.items()}
+        return {source: first for source, first in firsts.items() if first is not None}
 
     def held(self) -> int:
         """Deliveries that wait for an acknowledgement."""
-        return sum(1 for item in self._items() if item.delivery is not None)
+        here = [item for feed in self._sources.values() for item in _items(feed)]
+        return sum(1 for item in (*here, *self._retries.values()) if item.delivery is not None)
 
     def lag(self) -> int:
         """Events that the log has and the sink has not."""
-        return sum(
-            max(feed.stored.top - self._next(source) + 1, 0)
-            for source, feed in self._sources.items()
-        )
+        return sum(feed.lag for feed in self._sources.values())
 
     def heads(self) -> list[Item]:
         """The first event of each source that waits here."""
-        found = {source: feed.pending[min(feed.pending)] for source, feed in self._waiting()}
-        for (source, _), item in reversed(self._in_hand.items()):
-            found[source] = item
-        return list(found.values())
+        waiting = [list(_items(feed)) for feed in self._sources.values()]
+        return [min(items, key=lambda item: item.number) for items in waiting if items]
 
     def let_go_since(self) -> float | None:
         """When the first event that is left to the log had come; None when there is none."""
-        since = [
-            feed.let_go_since
-            for source, feed in self._sources.items()
-            if feed.let_go_top >= self._next(source)
-        ]
-        return min(since, default=None)
-
-    def _waiting(self) -> list[tuple[str, _SourceFeed]]:
-        return [(source, feed) for source, feed in self._sources.items() if feed.pending]
-
-    def _items(self) -> Iterator[Item]:
-        for feed in self._sources.values():
-            yield from feed.pending.values()
-        yield from self._in_hand.values()
-        yield from self._retries.values()
+        since = [feed.let_go_since() for feed in self._sources.values()]
+        return min((at for at in since if at is not None), default=None)
 
     def _is_wanted_again(self, item: Item) -> bool:
         """A retry of a dead letter; from the log also one that was written: it is to be noted."""
         is_dead = self.marks.is_dead(item.source, item.number)
         return item.is_retry and (is_dead or item.delivery is None)
 
-    def _source(self, source: str) -> _SourceFeed:
-        return self._sources.setdefault(source, _SourceFeed())
-
-    def _next(self, source: str) -> int:
-        ranges = self.marks.applied.get(source)
-        return ranges.contiguous + 1 if ranges else 1
-
-    def _skip_lost(self, source: str, feed: _SourceFeed) -> None:
-        """Count lost ids as applied where they stand next: nothing will ever come there.
-
-        But for those that came after all, on the bus, before the loss was noticed.
-        """
-        for first, last in feed.lost:
-            number = self._next(source)
-            if first <= number <= last:
-                here = [n for n in feed.pending if n >= number]
-                here += [n for name, n in self._in_hand if name == source and n >= number]
-                last = min(last, min(here, default=last + 1) - 1)
-                if number <= last:
-                    self.marks.applied.setdefault(source, IdRanges()).add(number, last)
-
-    def _missing_until(self, feed: _SourceFeed, first: int, now: float) -> int:
-        last = feed.let_go_top
-        if feed.pending:
-            last = max(last, min(feed.pending) - 1)
-        if feed.stored.top < first:
-            feed.tail_since = None
-        elif feed.tail_since is None:
-            feed.tail_since = now
-        elif now - feed.tail_since >= TAIL_GRACE_SECONDS:
-            last = max(last, feed.stored.top)
-        return last
-
-    def _may_go(self, feed: _SourceFeed, item: Item, now: float, patience_seconds: float) -> bool:
-        return (
-            item.delivery is not None
-            and now - item.since >= patience_seconds
-            and item.number in feed.stored
-        )
+    def _source(self, source: str) -> SourceFeed:
+        feed = self._sources.get(source)
+        if feed is None:
+            feed = self._sources[source] = SourceFeed(source, self.marks)
+        return feed
 
 
-def _merge(here: Item, item: Item) -> Delivery | None:
-    """The same event has come twice: which delivery of it to acknowledge now."""
-    if item.delivery is None or here.delivery == item.delivery:
-        return None
-    if here.delivery is None or here.delivery.link.is_lost:
-        # Re-delivered on a new link: that one is to be acknowledged when the event is written.
-        here.delivery, here.since = item.delivery, item.since
-        return None
-    return item.delivery
+def _items(feed: SourceFeed) -> Iterator[Item]:
+    yield from feed.pending.values()
+    yield from feed.parked.items()
+    yield from feed.in_hand.values()
 
 
-def _listed(delivery: Delivery | None) -> list[Delivery]:
-    return [] if delivery is None else [delivery]
+def _of(source: str, ids: Collection[Id]) -> set[int]:
+    return {number for name, number in ids if name == source} if ids else set()

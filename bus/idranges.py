@@ -91,6 +91,12 @@ class IdRanges:
             found.append((at, last))
         return found
 
+    def next_missing(self, number: int) -> int:
+        """The lowest id from ``number`` on that is not in the set."""
+        index = bisect_right(self._firsts, number) - 1
+        is_inside = index >= 0 and number <= self._lasts[index]
+        return self._lasts[index] + 1 if is_inside else number
+
     def without(self, other: IdRanges) -> IdRanges:
         """The ids of this set that are not in ``other``."""
         result = IdRanges()

@@ -2,7 +2,12 @@
 
 A token is one request: one call of ``open_run`` or ``write`` of a sink, attempts that fail
 included. The limit of the sink counts all of them. The limit of a run counts the writes of that
-run; the limit of a kind counts those writes of a run that hold an event of the kind.
+run; the limit of a kind counts those writes of a run that hold an event of the kind. The search
+for the culprit in a write that is refused belongs to that write, and so do the few tries after an
+error that the sink does not know; a try after any other failure is another write.
+
+**The final checkpoint is not held to the limit of its kind** (:func:`is_unlimited`): the client of
+Ultralytics HUB uploads one checkpoint in 900 s, and the final model at once.
 
 **Shared.** The sink's limit is the group's. Every member has the part that its shards are of all:
 rate and burst times owned / shards. What a member gains begins empty and what it gives up is gone,
@@ -20,9 +25,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bus.errors import ConfigError
-from bus.kinds import KINDS
+from bus.kinds import KINDS, Checkpoint, KindData
 
-__all__ = ["UNLIMITED", "Rate", "RateLimits", "RunBuckets", "RunKey", "TokenBucket"]
+__all__ = [
+    "UNLIMITED",
+    "Rate",
+    "RateLimits",
+    "RunBuckets",
+    "RunKey",
+    "TokenBucket",
+    "is_unlimited",
+]
 
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "day": 86_400.0}
 _FORM = re.compile(r"(\d+(?:\.\d+)?) */ *([a-z]+)(?: +burst +(\d+(?:\.\d+)?))?", re.ASCII)
@@ -103,6 +116,11 @@ class RateLimits:
         """These limits, and those of ``other`` where these say nothing."""
         kinds = {**other.kinds, **self.kinds}
         return RateLimits(self.sink or other.sink, self.run or other.run, kinds)
+
+
+def is_unlimited(data: KindData) -> bool:
+    """Whether an event is not held to the limit of its kind, and takes none of its tokens."""
+    return isinstance(data, Checkpoint) and data.is_final
 
 
 class TokenBucket:
@@ -210,6 +228,11 @@ class RunBuckets:
         """The kinds that the run may not write now."""
         found = ((kind, self._buckets.get((run, kind))) for kind in self.kinds)
         return frozenset(kind for kind, bucket in found if bucket and bucket.wait_seconds(now))
+
+    def kind_wait_seconds(self, run: RunKey, now: float, kinds: Iterable[str]) -> float:
+        """How long until there is a token of one of these kinds, of those that have a limit."""
+        found = (self._buckets.get((run, kind)) for kind in self.kinds.intersection(kinds))
+        return min((bucket.wait_seconds(now) for bucket in found if bucket), default=0.0)
 
     def take(self, run: RunKey, now: float, kinds: Iterable[str] = ()) -> None:
         """Take the tokens of one write, which must be there."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from bus.errors import RetryableSinkError
@@ -20,7 +20,7 @@ from bus.topics import shard_of, slot_of
 from bus.turns import LAST_RANK, Turn, Turns, rank_of
 from bus.waiting import wait_for_event
 
-__all__ = ["RunGate", "SinkGate", "StopWritingError"]
+__all__ = ["HeldBackError", "RunGate", "SinkGate", "StopWritingError"]
 
 _SHORTEST_SECONDS = 0.001
 """Timers are not set closer: clocks and sums of floats are not exact."""
@@ -31,6 +31,10 @@ _STOOD_STILL_SECONDS = 2.0
 
 class StopWritingError(Exception):
     """The run is to be left as it is: the worker stops, or its shard has moved."""
+
+
+class HeldBackError(Exception):
+    """The write has to wait for a token of a kind it holds; others need not wait for it."""
 
 
 class SinkGate:
@@ -182,6 +186,7 @@ class RunGate:
         self._gate = gate
         self._run: RunKey = (run.project, run.run)
         self._stopping = stopping
+        self._has_parked = False
         self._gathered_since = 0.0
         self._turn: Turn | None = None
         self._has_turn = False
@@ -212,6 +217,20 @@ class RunGate:
             self._gate.resting.add(self._run)
             self._gate.rate_waits += 1
 
+    def park(self, has_parked: bool) -> None:
+        """Whether events of the run wait for tokens of their kinds, whatever else it does."""
+        self._has_parked = has_parked
+        self.rest(has_parked)
+
+    @property
+    def limited_kinds(self) -> frozenset[str]:
+        """The kinds that have a limit of their own."""
+        return self._gate.buckets.kinds
+
+    def kind_wait_seconds(self, kinds: Iterable[str]) -> float:
+        """How long until one of these kinds has a token."""
+        return self._gate.buckets.kind_wait_seconds(self._run, self._gate.clock(), kinds)
+
     def blocked(self) -> frozenset[str]:
         """The kinds that have to wait for tokens of their own."""
         if not self._gate.buckets.kinds:
@@ -226,17 +245,19 @@ class RunGate:
         """
         if self._has_turn:
             return
-        self.was_limited = await self._wait_tokens(())
+        self.was_limited = await self._wait_tokens()
         self.was_limited |= await self._wait_turn()
         self._has_turn = True
 
-    async def enter(self, kinds: Iterable[str] | None) -> None:
+    async def enter(self, kinds: Collection[str] | None) -> None:
         """Wait until the run may call the sink, and take the tokens; the call is to begin now.
 
         Args:
-            kinds: Of the events it is to write; None when it only opens the run.
+            kinds: Of the events it is to write, those whose tokens it needs; None when it only
+                opens the run.
 
         Raises:
+            HeldBackError: One of the kinds has no token.
             StopWritingError: The run is to stop.
         """
         if self._has_turn:
@@ -245,7 +266,9 @@ class RunGate:
             return
         else:
             if kinds is not None:
-                await self._wait_tokens(kinds)
+                if not self.blocked().isdisjoint(kinds):
+                    raise HeldBackError
+                await self._wait_tokens()
             await self._wait_turn()
         if kinds is not None and not self._gate.buckets.is_unlimited:
             self._begin()
@@ -275,7 +298,7 @@ class RunGate:
         now = self._gate.clock()
         self._gate.buckets.begin(self._run, now, now - self._gathered_since)
 
-    async def _wait_tokens(self, kinds: Iterable[str]) -> bool:
+    async def _wait_tokens(self) -> bool:
         """Wait for the run's own tokens; whether that took time."""
         has_waited = False
         if self._gate.buckets.is_unlimited:
@@ -283,13 +306,13 @@ class RunGate:
         self._begin()
         buckets, clock = self._gate.buckets, self._gate.clock
         try:
-            while (wait := buckets.wait_seconds(self._run, clock(), kinds)) > 0:
+            while (wait := buckets.wait_seconds(self._run, clock())) > 0:
                 has_waited = True
                 self.rest(True)
                 await wait_for_event(self._stopping, max(wait, _SHORTEST_SECONDS))
                 self._check()
         finally:
-            self.rest(False)
+            self.rest(self._has_parked)
         return has_waited
 
     async def _wait_turn(self) -> bool:

@@ -7,16 +7,17 @@ import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable
 
-from bus.errors import LogError, MarksMovedError, PermanentSinkError
+from bus.errors import MarksMovedError, PermanentSinkError
 from bus.eventlog.aio import AsyncEventLog
-from bus.feed import Item, RunFeed
+from bus.feed import RunFeed
+from bus.item import Id, Item
 from bus.mqtt import Delivery
-from bus.retry import Backoff, RetryPolicy
 from bus.sinks import RunRef, Sink
-from bus.superseded import Id, split_blocked, superseded
+from bus.superseded import superseded
 from bus.turns import rank_of
 from bus.waiting import end_tasks, wait_for_event
-from subscribers.worker.gate import SinkGate, StopWritingError
+from subscribers.worker.gate import HeldBackError, SinkGate, StopWritingError
+from subscribers.worker.reading import LogReader
 from subscribers.worker.writer import BatchWriter, DeadLetterKeeper, WriterStats
 
 __all__ = ["RunPump"]
@@ -26,10 +27,8 @@ logger = logging.getLogger(__name__)
 # How often a run that waits for something looks again by itself; messages wake it at once. Also how
 # often the log is asked for one source of a run while another has events here.
 LOOK_AGAIN_SECONDS = 0.5
-LOOK_AHEAD_SECONDS = 5.0
-_ENDLESS = 2**53
-
-_LOG_RETRY = RetryPolicy(initial_seconds=0.5, cap_seconds=10.0)
+# The longest wait for a token of a kind without a look around.
+LONGEST_WAIT_SECONDS = 60.0
 
 
 class RunPump:
@@ -52,8 +51,8 @@ class RunPump:
         self.feed = RunFeed()
         self.active_at = clock()
         self._sink = sink
-        self._log = log
         self._clock = clock
+        self._reader = LogReader(run.run, log, self.feed, clock, LOOK_AGAIN_SECONDS)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -64,10 +63,6 @@ class RunPump:
         self._is_opened = False
         self._refused: PermanentSinkError | None = None
         self._write_began: float | None = None
-        self._blocked_since: float | None = None
-        self._ahead: list[Item] = []
-        self._look_ahead_at = 0.0
-        self._read_again_at = 0.0
 
     def wake(self, kind: str | None = None) -> None:
         """There may be something to do: an event of this kind has come, for one."""
@@ -86,8 +81,7 @@ class RunPump:
 
     def waiting_seconds(self, now: float) -> float:
         """How long the write in hand has been under way or waited for; 0 when there is none."""
-        since = [at for at in (self._write_began, self._blocked_since) if at is not None]
-        return now - min(since) if since else 0.0
+        return 0.0 if self._write_began is None else now - self._write_began
 
     async def stop(self, timeout_seconds: float) -> None:
         """Let the write in hand finish, begin none, and end the task."""
@@ -109,10 +103,11 @@ class RunPump:
                 self._wake.clear()
                 await self._read_missing()
                 batch, left_out = await self._next_batch()
+                self._gate.park(bool(self.feed.parked_kinds()))
                 if batch:
                     await self._or_reopen(self._write(batch, left_out))
                 self._gate.give_back()
-                letter = self.feed.next_retry()
+                letter = self.feed.next_retry(self._blocked())
                 if letter is not None:
                     await self._or_reopen(self._retry(letter))
                 elif not batch and not await self._wait():
@@ -120,7 +115,7 @@ class RunPump:
         except StopWritingError:
             return
         finally:
-            self._gate.rest(False)
+            self._gate.park(False)
             self._gate.give_back()
 
     async def _open(self) -> None:
@@ -145,6 +140,9 @@ class RunPump:
             logger.warning("run %s: reading its marks again: %s", self.run.run, error)
             self._is_opened = False
             await self._open()
+        except HeldBackError:
+            # It is parked now: an attempt failed, and the next needs a token of its kind.
+            logger.debug("run %s: waits for a token after a failure", self.run.run)
 
     async def _next_batch(self) -> tuple[list[Item], Collection[Id]]:
         """Wait for the tokens of a write, if there is one to make, and only then take the batch.
@@ -152,70 +150,65 @@ class RunPump:
         Returns:
             The batch, and what of it is not to be written.
         """
+        limits = self._sink.limits
         if self._gate.is_free or self._refused is not None:
-            return self.feed.take(self._sink.limits), ()
-        kinds = self.feed.upcoming(self._sink.limits.events) & self._sink.kinds
-        if not kinds:
-            return self.feed.take(self._sink.limits), ()
-        if self._is_blocked():
-            self._gate.rest(True)
-            await self._look_ahead()
-            await self._sleep(LOOK_AGAIN_SECONDS)
-            return [], ()
+            await self._reader.parked(())
+            return self.feed.take(limits), ()
+        blocked, left_out = await self._choose(was_limited=False)
+        ready = self.feed.peek(limits, blocked, left_out)
+        kinds = {item.kind for item in ready if (item.source, item.number) not in left_out}
+        if kinds.isdisjoint(self._sink.kinds):
+            return self.feed.take(limits, blocked, left_out), left_out
+        self._gate.park(bool(self.feed.parked_kinds()))
         self._write_began = self._clock()
         try:
-            self._gate.rank = rank_of(kinds)
+            self._gate.rank = rank_of(kinds & self._sink.kinds)
             await self._gate.ready()
-            if not self.feed.has_work():
+            if not self.feed.has_work(self._blocked()):
                 await self._read_missing()  # it was let go of meanwhile
+            blocked, left_out = await self._choose(self._gate.was_limited)
         finally:
             self._write_began = None
-        return self._take()
+        return self.feed.take(limits, blocked, left_out), left_out
 
-    def _is_blocked(self) -> bool:
-        """All that is here waits for tokens of its kind."""
-        if not self._gate.blocked():
-            return False
-        batch, _ = self._take()
-        self.feed.put_back(batch)
-        if not batch and self._blocked_since is None:
-            self._blocked_since = self._clock()
-        return not batch
+    def _blocked(self) -> frozenset[str]:
+        """The kinds that have to wait. What the sink has no use for needs no token."""
+        return frozenset() if self._refused is not None else self._gate.blocked() & self._sink.kinds
 
-    def _take(self) -> tuple[list[Item], Collection[Id]]:
-        """The batch that may be written now, without what it need not write after a wait."""
-        batch = self.feed.take(self._sink.limits)
-        blocked = self._gate.blocked()
-        if not blocked and not self._gate.was_limited:
-            return batch, ()
-        left_out = superseded(batch, self._ahead)
-        go, stay = split_blocked(batch, left_out, blocked)
-        self.feed.put_back(stay)
-        return go, left_out
+    async def _choose(self, was_limited: bool) -> tuple[frozenset[str], frozenset[Id]]:
+        """Say what has to wait now, and which checkpoints are superseded.
 
-    async def _look_ahead(self) -> None:
-        """Find later checkpoints in the log: they may take the place of what has to wait.
+        That is decided when a token comes, over all that is known of by then; and when a final one
+        or the end of the run is here, so that the run need not wait with what will not be written.
 
-        Else a run that makes more of them than its limit lets through would fall behind for ever.
+        Args:
+            was_limited: Whatever is written now has waited for tokens.
+
+        Returns:
+            The kinds without a token, and the events that are not to be written.
         """
-        now = self._clock()
-        if self._log is None or now < self._look_ahead_at:
-            return
-        self._look_ahead_at = now + LOOK_AHEAD_SECONDS
-        self._ahead = []
-        for head in self.feed.heads():
-            if head.kind != "checkpoint":
-                continue
-            try:
-                found = await self._log.read(head.source, head.number + 1, _ENDLESS, head.kind)
-            except LogError as error:
-                logger.warning("run %s: cannot read the event log: %s", self.run.run, error)
-                return
-            self._ahead += [Item(e.source, e.id, e.kind, e.raw, None, now) for e in found]
+        await self._reader.parked(self._blocked())
+        blocked = self._blocked()
+        if "checkpoint" not in self._gate.limited_kinds and not was_limited:
+            return blocked, frozenset()
+        ready = self.feed.peek(self._sink.limits, blocked)
+        firsts = self.feed.first_parked("checkpoint")
+        is_written = False
+        for item in ready:
+            if item.kind == "checkpoint":
+                is_written = True
+                firsts.setdefault(item.source, item.number)
+        is_due = bool(firsts) and (is_written or "checkpoint" not in blocked)
+        if not is_due and not self.feed.is_ending():
+            return blocked, frozenset()
+        if "checkpoint" in blocked:
+            await self._reader.parked(blocked - {"checkpoint"})
+        await self._reader.look_ahead(firsts)
+        blocked = self._blocked()
+        ready = self.feed.peek(self._sink.limits, blocked)
+        return blocked, superseded([*self.feed.parked(), *ready], self._reader.ahead)
 
     async def _write(self, batch: list[Item], left_out: Collection[Id]) -> None:
-        self._blocked_since = None
-        self._gate.rest(False)
         self._write_began = self._clock()
         try:
             if self._refused is None:
@@ -251,32 +244,22 @@ class RunPump:
         self.active_at = self._clock()
 
     async def _read_missing(self) -> None:
-        now = self._clock()
-        # One source that never ends must not keep another from being read.
-        if self._log is None or (self.feed.has_work() and now < self._read_again_at):
-            return
-        self._read_again_at = now + LOOK_AGAIN_SECONDS
-        backoff = Backoff(_LOG_RETRY)
-        for source, first, last in self.feed.wanted(now):
-            while True:
-                try:
-                    found = await self._log.read(source, first, last)
-                    break
-                except LogError as error:
-                    logger.warning("run %s: cannot read the event log: %s", self.run.run, error)
-                    self._gate.give_back()
-                    await self._sleep(backoff.next_seconds())
-            now = self._clock()
-            for event in found:
-                item = Item(event.source, event.id, event.kind, event.raw, None, now)
-                self.feed.offer(item)
+        await self._reader.missing(self.feed.has_work(self._blocked()), self._sleep_without_turn)
 
     async def _wait(self) -> bool:
         """Wait until there may be something to do; False when nothing is left."""
         if self.feed.is_quiet() and not self._wake.is_set():
             return False
-        await wait_for_event(self._wake, LOOK_AGAIN_SECONDS)
+        seconds = LOOK_AGAIN_SECONDS
+        if self.feed.is_held():
+            wait = self._gate.kind_wait_seconds(self.feed.parked_kinds())
+            seconds = min(wait, LONGEST_WAIT_SECONDS) if wait > 0 else seconds
+        await wait_for_event(self._wake, seconds)
         return True
+
+    async def _sleep_without_turn(self, seconds: float) -> None:
+        self._gate.give_back()
+        await self._sleep(seconds)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait between attempts, or give up the batch when asked to stop."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -24,11 +24,11 @@ from bus.errors import (
 )
 from bus.eventlog.records import DeadLetter
 from bus.events import Event, decode
-from bus.feed import Item
+from bus.item import Id, Item
 from bus.kinds import RunStarted
+from bus.ratelimit import is_unlimited
 from bus.retry import SINK_RETRY, RetryPolicy
 from bus.sinks import Marks, RunRef, Sink
-from bus.superseded import Id
 from subscribers.worker.gate import RunGate
 
 __all__ = ["BatchWriter", "DeadLetterKeeper", "WriterStats"]
@@ -101,6 +101,8 @@ class BatchWriter:
     retrying_since: float | None = field(default=None, init=False)
     _attempts: int = field(default=0, init=False)
     _elsewhere: set[str] = field(default_factory=set, init=False)
+    _paid: set[str] = field(default_factory=set, init=False)
+    """Kinds whose token is taken for the write under way."""
 
     async def open(self) -> Marks:
         """Open the run in the sink and read its marks.
@@ -119,7 +121,12 @@ class BatchWriter:
             items: In order per source.
             marks: Of the run so far.
             left_out: Events that later ones take the place of: marked, and not written.
+
+        Raises:
+            HeldBackError: An attempt failed, and a kind has no token for another. What ``marks``
+                does not hold was not written.
         """
+        self._paid.clear()
         pairs: list[tuple[Item, Event | None]] = []
         dead_before = self.stats.dead
         for item in items:
@@ -170,7 +177,12 @@ class BatchWriter:
         self.stats.dead += 1
 
     async def retry(self, item: Item, marks: Marks) -> None:
-        """Try a dead letter again: written, it is no longer dead; else it is given up once more."""
+        """Try a dead letter again: written, it is no longer dead; else it is given up once more.
+
+        Raises:
+            HeldBackError: Its kind has no token; nothing was done.
+        """
+        self._paid.clear()
         attempts = 0
         if marks.is_dead(item.source, item.number):  # else an earlier try got through
             try:
@@ -194,7 +206,7 @@ class BatchWriter:
         events = [decode(item.raw)] if item.kind in self.sink.kinds else []
         after = marks.copy()
         after.revive(item.source, item.number)
-        await self._call(lambda: self.sink.write(self.run, events, after), {item.kind})
+        await self._call(lambda: self.sink.write(self.run, events, after), _limited(events))
         marks.revive(item.source, item.number)
         self.stats.delivered += 1
         self.stats.batches += 1
@@ -214,9 +226,8 @@ class BatchWriter:
             _note(pairs, marks)
             self.stats.superseded += len(pairs)
             return
-        kinds = {event.kind for event in events}
         try:
-            await self._call(lambda: self.sink.write(self.run, events, after), kinds)
+            await self._call(lambda: self.sink.write(self.run, events, after), _limited(events))
         except PermanentSinkError as error:
             if len(pairs) == 1:
                 await self.give_up(pairs[0][0], error, marks, self._attempts)
@@ -235,17 +246,25 @@ class BatchWriter:
 
         Args:
             call: Which call.
-            kinds: Of the events it writes; None when it opens the run.
+            kinds: Of the events it writes, as far as they are limited; None when it opens the run.
         """
         gate = self.gate
         if gate is None:
             return await self._insist(call)
 
-        async def watched() -> T:
-            with gate.watch():
-                return await call()
+        async def enter() -> None:
+            await gate.enter(None if kinds is None else set(kinds) - self._paid)
+            self._paid.update(kinds or ())
 
-        return await self._insist(watched, lambda: gate.enter(kinds))
+        async def watched() -> T:
+            try:
+                with gate.watch():
+                    return await call()
+            except RetryableSinkError:
+                self._paid.clear()
+                raise
+
+        return await self._insist(watched, enter)
 
     async def _insist(
         self,
@@ -284,6 +303,11 @@ class BatchWriter:
         if self.retrying_since is None:
             self.retrying_since = self.clock()
             logger.warning("%s: run %s: will retry: %s", self.sink.name, self.run.run, error)
+
+
+def _limited(events: Iterable[Event]) -> set[str]:
+    """The kinds whose tokens a write of these events needs."""
+    return {event.kind for event in events if not is_unlimited(event.data)}
 
 
 def _note(pairs: Sequence[tuple[Item, Event | None]], marks: Marks) -> list[Event]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bus.feed import TAIL_GRACE_SECONDS, RunFeed
+from bus.feed import RunFeed
 from bus.idranges import IdRanges
 from bus.mqtt import Delivery
 from bus.sinks import BatchLimits, Marks
+from bus.sourcefeed import TAIL_GRACE_SECONDS
 from tests.fixtures.roadparts import SOURCE, FakeLink, item, source_of
 
 LIMITS = BatchLimits()

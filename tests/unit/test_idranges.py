@@ -51,6 +51,10 @@ class AgainstASet(RuleBasedStateMachine):
         missing = {n for a, b in self.ranges.gaps(last, first) for n in range(a, b + 1)}
         assert missing == set(range(first, last + 1)) - self.ids
 
+    @rule(number=_SMALL)
+    def ask_for_the_next_missing(self, number: int) -> None:
+        assert self.ranges.next_missing(number) == min(set(range(number, 99)) - self.ids)
+
     @invariant()
     def holds_the_same(self) -> None:
         assert {n for a, b in self.ranges for n in range(a, b + 1)} == self.ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bus.feed import Item
-from bus.superseded import split_blocked, superseded
+from bus.superseded import latest, superseded
 from tests.fixtures.roadparts import SOURCE, event_bytes, item, source_of
 
 OTHER = source_of(rank=1)
@@ -41,9 +41,18 @@ def test_other_names_and_other_sources_are_other_files() -> None:
     assert left_out(checkpoint(1), checkpoint(2, source=OTHER)) == []
 
 
-def test_the_best_and_the_final_one_are_never_left_out_but_may_take_a_place() -> None:
+def test_only_a_later_best_takes_the_place_of_a_best() -> None:
+    assert left_out(checkpoint(1, best=True), checkpoint(2), checkpoint(3)) == [2]
+    assert left_out(checkpoint(1, best=True), checkpoint(2), checkpoint(3, best=True)) == [1, 2]
+    of_others = checkpoint(3, "other.pt", best=True)
+    assert left_out(checkpoint(1, best=True), checkpoint(2), of_others) == []
+
+
+def test_a_final_one_is_never_left_out_but_may_take_a_place() -> None:
     best, final = checkpoint(2, best=True), checkpoint(4, final=True)
     assert left_out(checkpoint(1), best, checkpoint(3), final, checkpoint(5)) == [1, 3]
+    best_at_last = checkpoint(6, best=True, final=True)
+    assert left_out(best, final, best_at_last, checkpoint(7, best=True)) == [2]
 
 
 def test_a_checkpoint_that_cannot_be_read_neither_goes_nor_takes_a_place() -> None:
@@ -58,20 +67,13 @@ def test_what_is_known_to_come_counts_and_what_has_gone_does_not() -> None:
     assert left_out(item(4), ahead=(checkpoint(5), checkpoint(6))) == []
 
 
-def test_a_batch_is_cut_before_what_has_to_wait_in_each_source() -> None:
-    one, two = item(1), checkpoint(2)
-    other = item(1, source=OTHER)
-    go, stay = split_blocked([one, two, item(3), other], frozenset(), {"checkpoint"})
-    assert go == [one, other]
-    assert [waiting.number for waiting in stay] == [2, 3]
+def test_one_that_went_ahead_takes_the_place_of_those_that_still_wait() -> None:
+    final = checkpoint(5, final=True)
+    assert left_out(checkpoint(4), checkpoint(7), ahead=(final,)) == [4]
 
 
-def test_what_is_left_out_does_not_have_to_wait() -> None:
-    batch = [checkpoint(1), item(2), checkpoint(3)]
-    go, stay = split_blocked(batch, superseded(batch), {"checkpoint"})
-    assert (go, stay) == (batch[:2], batch[2:])
-
-
-def test_nothing_is_cut_when_nothing_has_to_wait() -> None:
-    batch = [checkpoint(1), item(2)]
-    assert split_blocked(batch, frozenset(), frozenset()) == (batch, [])
+def test_the_latest_say_what_all_of_them_supersede() -> None:
+    many = [checkpoint(n, f"e{n}.pt", n, best=n % 10 == 1) for n in range(1, 100)]
+    assert [item.number for item in latest(many)] == [91, 99]
+    waiting = [checkpoint(1, "e0.pt", 0), checkpoint(2, "e1.pt", 1, best=True)]
+    assert superseded(waiting, latest(many[2:])) == superseded(waiting, many[2:])
