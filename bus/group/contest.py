@@ -41,14 +41,15 @@ class ContestPolicy:
 
     Attributes:
         stand_seconds: A session held for so long was not contested. Longer than the other side
-            takes to come back after its first loss: NATS refuses a client id for a second or two.
+            takes to come back after its first loss: up to 5 s on NATS, which leaves a client id
+            that comes back within a second without an answer.
         away_seconds: How long to stay away after the second loss in a row, the third, and so on;
             the last one holds for all that follow. Each longer than ``stand_seconds``. The last is
             also how long a shard may be without an owner when the other dies unheard.
     """
 
-    stand_seconds: float = 5.0
-    away_seconds: tuple[float, ...] = (10.0, 60.0)
+    stand_seconds: float = 8.0
+    away_seconds: tuple[float, ...] = (15.0, 60.0)
 
     def away(self, losses: int) -> float:
         """How long to stay away after so many losses in a row; 0 after the first."""

@@ -31,13 +31,13 @@ def test_the_first_loss_costs_no_more_than_any_lost_link() -> None:
     assert not one.is_away(1.0, is_held=False)
 
 
-def test_the_second_loss_in_a_row_costs_ten_seconds_and_each_further_one_a_minute() -> None:
+def test_the_second_loss_in_a_row_costs_a_while_and_each_further_one_a_minute() -> None:
     one = contest()
     take_and_lose(one, 0.0, 100.0)
     take_and_lose(one, 100.5, 0.5)
-    assert one.is_away(110.9, is_held=False)
-    assert not one.is_away(111.0, is_held=False)
-    for start in (111.0, 171.5):
+    assert one.is_away(115.9, is_held=False)
+    assert not one.is_away(116.0, is_held=False)
+    for start in (116.0, 176.5):
         take_and_lose(one, start, 0.5)
         assert one.is_away(start + 60.4, is_held=False)
         assert not one.is_away(start + 60.5, is_held=False)
@@ -45,9 +45,9 @@ def test_the_second_loss_in_a_row_costs_ten_seconds_and_each_further_one_a_minut
 
 def test_a_session_that_stood_makes_the_next_loss_the_first_and_one_that_did_not_does_not() -> None:
     one = contest()
-    assert take_and_lose(one, 0.0, 1.0) == take_and_lose(one, 2.0, 5.0)
+    assert take_and_lose(one, 0.0, 1.0) == take_and_lose(one, 2.0, 8.0)
     assert one.losses == 1
-    assert take_and_lose(one, 10.0, 4.9) > take_and_lose(contest(), 0.0, 1.0)
+    assert take_and_lose(one, 20.0, 7.9) > take_and_lose(contest(), 0.0, 1.0)
     assert one.losses == 2
 
 
@@ -173,8 +173,8 @@ class Fight:
 fights = st.builds(
     lambda seed, connect: (random.Random(seed), connect),
     st.integers(0, 2**32),
-    # NATS keeps a client id that comes back within a second waiting for one.
-    st.sampled_from([0.01, 0.2, 1.2]),
+    # NATS leaves a client id that comes back within a second without an answer.
+    st.sampled_from([0.01, 0.2, 4.5]),
 )
 
 
