@@ -152,6 +152,13 @@ class TokenBucket:
         """Take one token, which must be there."""
         self._tokens, self._since = self._tokens_at(now) - 1.0, now
 
+    def take_spare(self, now: float) -> bool:
+        """Take one token if another is left then, or the bucket is full; whether it was taken."""
+        if self._share == 0.0 or self._tokens_at(now) < min(2.0, self._capacity) - _ROUNDING:
+            return False
+        self.take(now)
+        return True
+
     def give_back(self, now: float) -> None:
         """The token was not used."""
         self._tokens, self._since = min(self._tokens_at(now) + 1.0, self._capacity), now

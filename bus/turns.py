@@ -150,6 +150,17 @@ class Turns:
             self.bucket.give_back(now)
         self.circuits.end(run)
 
+    def spare(self, run: RunKey, now: float) -> bool:
+        """Whether a call that can wait may be made now, which takes a token if so.
+
+        Only what nobody needs: to be asked when what is :meth:`due` was given, so that whoever
+        still waits does so for the sink or for a project. A token is left for the next write where
+        the bucket holds more than one. Such a call decides nothing about circuits.
+        """
+        if now < self.paused_until or self.circuits.wait_seconds(run[0], now) > 0:
+            return False
+        return self.bucket is None or self.bucket.take_spare(now)
+
     def pause(self, asked_seconds: float | None, now: float) -> None:
         """The sink asked for a pause: nobody calls it meanwhile."""
         self.paused_until = max(self.paused_until, now + pause_seconds(asked_seconds))

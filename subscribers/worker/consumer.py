@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bus.errors import EventError, LogError
@@ -14,17 +14,22 @@ from bus.eventlog import DeadLetter, SourceState
 from bus.eventlog.aio import AsyncEventLog
 from bus.events import decode_envelope
 from bus.feed import Item
+from bus.group.heartbeat import Heartbeat
 from bus.mqtt import Delivery
-from bus.ratelimit import RateLimits
-from bus.sinks import RunRef, Sink
+from bus.ratelimit import RateLimits, RunKey
+from bus.sinks import KeepsAlive, RunRef, Sink
 from bus.source import Source
 from bus.stored import decode_stored
 from bus.topics import EventTopic, Topics, shard_of, slot_of
 from subscribers.worker.gate import SinkGate
+from subscribers.worker.keepalive import KeepAlive, RunsUnderWay
 from subscribers.worker.lag import lag_seconds
 from subscribers.worker.lookback import LookBack
 from subscribers.worker.pump import RunPump
 from subscribers.worker.retries import Retries
+from subscribers.worker.sinkstate import SinkState
+from subscribers.worker.stops import StopNotices
+from subscribers.worker.underway import RunsInLog, RunsSeen
 from subscribers.worker.writer import DeadLetterKeeper, WriterStats
 
 __all__ = ["SinkConsumer"]
@@ -55,7 +60,11 @@ STOP_SECONDS = 10.0
 
 
 class SinkConsumer:
-    """Consumes the shards of one sink group (:class:`bus.group.host.Consumer`)."""
+    """Consumes the shards of one sink group (:class:`bus.group.host.Consumer`).
+
+    Attributes:
+        stops: Where what the tracker wants stopped is published; None when it wants no such thing.
+    """
 
     def __init__(
         self,
@@ -69,6 +78,7 @@ class SinkConsumer:
         limits: RateLimits | None = None,
     ) -> None:
         self.stats = WriterStats()
+        self.stops: StopNotices | None = None
         self._sink = sink
         self._topics = topics
         self._shards = shards
@@ -84,6 +94,33 @@ class SinkConsumer:
         self._undecodable = 0
         self._warned_gaps: set[tuple[str, int, int]] = set()
         self._retries = Retries(log, dead_letters, clock) if log is not None else None
+        self._state = SinkState(sink)
+        self._runs_seen = RunsSeen(sink.name)
+        self._keeper: KeepAlive | None = None
+        if isinstance(sink, KeepsAlive):
+            runs: RunsUnderWay = self._runs_seen
+            if log is not None:
+                runs = RunsInLog(sink.name, log, self._look_back.since, self._is_ours)
+            self._keeper = KeepAlive(sink.name, sink, runs, self._gate, clock)
+
+    def work(self) -> list[Coroutine[object, object, None]]:
+        """What is to run beside the member of the group; none of it returns."""
+        return [
+            self.tend(),
+            *([self._keeper.run()] if self._keeper else []),
+            *([self.stops.run()] if self.stops else []),
+        ]
+
+    def tell_pauses_to(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` when the tracker asks for a pause: the next heartbeat says so."""
+        self._gate.on_pause = listener
+
+    def on_heartbeat(self, beat: Heartbeat) -> None:
+        """Another member speaks: a pause that it was asked for holds for all."""
+        if beat.has_left:
+            self._gate.pauses.left(beat.member)
+        else:
+            self._gate.heard(beat.member, beat.report)
 
     def on_delivery(self, shard: int, delivery: Delivery) -> None:
         """Take a message in, or acknowledge it at once when there is nothing to do for it."""
@@ -99,6 +136,8 @@ class SinkConsumer:
             )
             delivery.ack()
             return
+        if self._keeper is not None and self._log is None:
+            self._runs_seen.see(envelope, delivery.payload)
         pump = self._pump(RunRef(envelope.project, envelope.subject, envelope.runname))
         item = Item(
             envelope.source,
@@ -141,6 +180,8 @@ class SinkConsumer:
         self._look_now.set()
         if self._retries is not None:
             self._retries.nudge()
+        if self._keeper is not None:
+            self._keeper.learn_soon()
 
     async def release(self, shards: frozenset[int]) -> None:
         """Finish the writes in hand of these shards and forget their runs."""
@@ -149,9 +190,16 @@ class SinkConsumer:
         self._look_back.forget(shards)
         # Should they come back, what was seen here may not have been written.
         self._seen.clear()
-        leaving = [key for key in self._pumps if self._shard(key[1]) in shards]
-        pumps = [self._pumps.pop(key) for key in leaving]
-        await asyncio.gather(*(pump.stop(STOP_SECONDS) for pump in pumps))
+
+        def is_leaving(key: RunKey) -> bool:
+            return self._shard(key[1]) in shards
+
+        self._runs_seen.drop(is_leaving)
+        pumps = [self._pumps.pop(key) for key in list(self._pumps) if is_leaving(key)]
+        stops = [pump.stop(STOP_SECONDS) for pump in pumps]
+        if self._keeper is not None:
+            stops.append(self._keeper.release(is_leaving))
+        await asyncio.gather(*stops)
         await asyncio.gather(*(self._sink.close_run(pump.run) for pump in pumps))
 
     def idle(self, now: float) -> list[int]:
@@ -173,6 +221,9 @@ class SinkConsumer:
                 (p.waiting_seconds(now) for p in self._pumps.values()), default=0
             ),
             **self._gate.report(),
+            **(self._keeper.report() if self._keeper else {}),
+            **({"sink": state} if (state := self._state.read()) else {}),
+            **({"stops": stops} if self.stops and (stops := self.stops.report()) else {}),
         }
 
     async def tend(self) -> None:

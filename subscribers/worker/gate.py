@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from bus.errors import RetryableSinkError
+from bus.group.pause import REPORT_KEY, GroupPauses
 from bus.ratelimit import RateLimits, RunBuckets, RunKey
 from bus.sinks import RunRef
 from bus.topics import shard_of, slot_of
@@ -58,6 +59,9 @@ class SinkGate:
         self.clock = clock
         self.turns = turns or Turns.limited(limits.sink, clock())
         self.buckets = RunBuckets(limits)
+        self.pauses = GroupPauses()
+        self.on_pause: Callable[[], None] = lambda: None
+        """Called when the sink asked for a pause that the other members are to know of."""
         self.rate_waits = 0
         self.resting: set[RunKey] = set()
         """Runs that wait for tokens of their own."""
@@ -120,10 +124,29 @@ class SinkGate:
 
     def failed(self, run: RunKey, error: RetryableSinkError) -> None:
         """A call failed for reasons that may pass."""
+        self.turns.circuits.fail(run, str(error), self.clock(), error.retry_after_seconds)
+        self.asked_to_pause(error.retry_after_seconds)
+
+    def asked_to_pause(self, seconds: float | None) -> None:
+        """The sink asked not to be called for so long; None when it did not."""
         now = self.clock()
-        self.turns.pause(error.retry_after_seconds, now)
-        self.turns.circuits.fail(run, str(error), now, error.retry_after_seconds)
+        self.turns.pause(seconds, now)
+        if self.pauses.asked(seconds, now):
+            self.on_pause()
         self.dispatch()
+
+    def heard(self, member: str, report: Mapping[str, Any]) -> None:
+        """Another member's heartbeat came: a pause that it was asked for is ours too."""
+        now = self.clock()
+        seconds = self.pauses.heard(member, report, now)
+        if seconds > 0:
+            self.turns.pause(seconds, now)
+            self.dispatch()
+
+    def spare(self, run: RunKey) -> bool:
+        """Whether a call that can wait may be made now: no write needs what it takes."""
+        self.dispatch()
+        return self.turns.spare(run, self.clock())
 
     def ended(self, run: RunKey) -> None:
         """A call ended, and nothing is known of the sink by it."""
@@ -162,6 +185,7 @@ class SinkGate:
             "rate_waits": self.rate_waits,
             "rate_waiting_runs": len(self.resting) + queued,
             "rate_paused_seconds": round(max(self.turns.paused_until - now, 0.0), 1),
+            REPORT_KEY: round(self.pauses.remaining_seconds(now), 2),
             "circuit": self.turns.circuits.report(now),
         }
 

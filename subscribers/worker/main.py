@@ -14,7 +14,7 @@ from bus.errors import ConfigError, LogError
 from bus.eventlog.aio import AsyncEventLog
 from bus.group.host import Consumer, GroupHost
 from bus.retry import Backoff, RetryPolicy
-from bus.sinks import RateLimited, load_sink
+from bus.sinks import RateLimited, TellsToStop, load_sink
 from bus.topics import Topics
 from bus.waiting import end_tasks, wait_for_event
 from subscribers.log.consumer import LogConsumer
@@ -22,6 +22,7 @@ from subscribers.worker.consumer import SinkConsumer
 from subscribers.worker.joining import join_group
 from subscribers.worker.letters import DeadLetters
 from subscribers.worker.options import LOG_GROUP, WorkerOptions
+from subscribers.worker.stops import StopNotices
 
 __all__ = ["run_worker"]
 
@@ -92,8 +93,13 @@ async def _run_sink_worker(
     consumer = SinkConsumer(sink, topics, options.shards, log, letters, since, limits=limits)
     host = _host(options, settings, topics, consumer, (topics.stored_filter,))
     letters.host = host
+    host.on_heartbeat = consumer.on_heartbeat
+    consumer.tell_pauses_to(host.tell_now)
+    if isinstance(sink, TellsToStop):
+        consumer.stops = StopNotices(options.sink, topics, host.publish, log)
+        sink.tell_stops_to(consumer.stops.tell)
     try:
-        await _run(host, stop, consumer.tend())
+        await _run(host, stop, *consumer.work())
     finally:
         await sink.close()
 
