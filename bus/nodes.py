@@ -22,7 +22,7 @@ class NodeHeartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
         live: All sources it serves, also those of which everything is stored.
         waiting: Events published and not yet confirmed as stored.
         backlog_bytes: Journal bytes not yet published.
-        stopping: Those of its sources that hold the note that they were asked to stop.
+        stopping: Sources that hold the note that they were asked to stop, or did a moment ago.
         has_left: The shipper has gone; also its last will.
     """
 

@@ -13,7 +13,7 @@ import typer
 
 from bus.cli.common import FAILED, LogOption, open_log, say, single_run
 from bus.config import Settings
-from bus.errors import ConfigError, LogError
+from bus.errors import ConfigError, EventError, LogError
 from bus.source import Source
 
 __all__ = ["stop"]
@@ -77,6 +77,10 @@ def stop(
 
     settings = Settings.from_environment()
     found = _find(run, project, log_url)
+    try:
+        settings.topics.control(found.project, found.run)
+    except EventError as error:
+        raise ConfigError(f"{found.title} cannot exist: {error}") from error
     asked_at = time.time()
     request = StopRequest(
         found.run,
@@ -95,11 +99,12 @@ def stop(
             wait,
         )
     )
-    left = request.unconfirmed
-    if left and found.is_known:
-        # Some may have ended meanwhile.
-        left = [name for name in left if name not in _find(found.run, found.project, log_url).ended]
-    _report(found, request.confirmed, left, request.heard)
+    ended: set[str] = set()
+    if request.unconfirmed and found.is_known:
+        # Some may have ended meanwhile, of themselves.
+        ended = _find(found.run, found.project, log_url).ended & request.named
+    left = [name for name in request.unconfirmed if name not in ended]
+    _report(found, request.confirmed, ended - request.confirmed, left, request.heard)
     if left:
         raise typer.Exit(FAILED)
 
@@ -134,21 +139,25 @@ def _find(run: str, project: str | None, log_url: str | None) -> _Found:
     return _Found(project, run, named, ended, status, is_known=True, is_log_there=True)
 
 
-def _report(found: _Found, told: set[str], left: list[str], heard: set[str]) -> None:
+def _report(
+    found: _Found, told: set[str], ended: set[str], left: list[str], heard: set[str]
+) -> None:
     """Say who was told and who was not.
 
     Raises:
         ConfigError: There is no such run.
         typer.Exit: Nobody is there to be told.
     """
-    if not told and not left:
+    if not told and not ended and not left:
         if found.is_log_there and not found.is_known:
             raise ConfigError(f"no {found.title}: neither the event log nor any node knows it")
-        ended = f"has ended ({found.status})" if found.status else "is served by no node now"
-        say(f"trainbus: {found.title} {ended}: nobody to ask")
+        state = f"has ended ({found.status})" if found.status else "is served by no node now"
+        say(f"trainbus: {found.title} {state}: nobody to ask")
         raise typer.Exit(FAILED)
     if told:
         typer.echo(f"{found.title}: {_count(told)} told to stop")
+    if ended:
+        typer.echo(f"{found.title}: {_count(ended)} ended meanwhile")
     for name in left[:_SHOWN]:
         source = Source.parse(name)
         why = "its shipper did not confirm" if name in heard else "no shipper serves it"

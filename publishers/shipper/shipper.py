@@ -83,7 +83,7 @@ class Shipper:
         self._say_once = SayOnce()
         self._discovery = Discovery(spool, self._say_once)
         self._wake = asyncio.Event()
-        self._notes = StopNotes(self._say_once)
+        self._notes = StopNotes(self._say_once, clock)
         self._uploads = Uploads(lambda: ArtifactStore(settings.store), self._wake.set)
         self._spool_name = hashlib.sha256(str(spool.resolve()).encode()).hexdigest()[:12]
         self._uplink = Uplink(

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 MAX_HEARD = 1000
 """Notices kept until they are carried out, a quarter of a second at the most; the newest stay."""
+
+CONFIRM_SECONDS = 5.0
+"""So long a note is confirmed after its source has gone: a training may stop, and all of it be
+stored, between two heartbeats."""
 
 _NEW_NAME = ".stop.new"
 
@@ -58,16 +62,19 @@ def write_note(folder: Path, notice: StopNotice) -> None:
 class StopNotes:
     """The notes of one spool. To be used on the event loop; the disk is left to a thread."""
 
-    def __init__(self, say_once: SayOnce) -> None:
+    def __init__(self, say_once: SayOnce, clock: Callable[[], float]) -> None:
         self._say_once = say_once
+        self._clock = clock
+        self._gone: dict[str, float] = {}
         self._heard: deque[tuple[str, str, StopNotice]] = deque(maxlen=MAX_HEARD)
         self._waiting: dict[str, StopNotice] = {}
         self._has_note: dict[str, bool] = {}
 
     @property
     def noted(self) -> list[str]:
-        """The sources that hold a note."""
-        return [source for source, has_note in self._has_note.items() if has_note]
+        """The sources that hold a note, or did until a moment ago."""
+        held = [source for source, has_note in self._has_note.items() if has_note]
+        return held + list(self._gone)
 
     def hear(self, project: str, run: str, notice: StopNotice) -> None:
         """Take a notice; :meth:`carry_out` does what it asks for."""
@@ -80,9 +87,12 @@ class StopNotes:
             journals: All that are served now.
         """
         served = {journal.header.source: journal for journal in journals}
+        now = self._clock()
+        self._gone = {name: at for name, at in self._gone.items() if now - at < CONFIRM_SECONDS}
         for name in self._has_note.keys() - served.keys():
-            del self._has_note[name]
             self._waiting.pop(name, None)
+            if self._has_note.pop(name):
+                self._gone[name] = now
         new = {name: served[name].folder for name in served.keys() - self._has_note.keys()}
         if new:
             # An earlier shipper may have left notes.
