@@ -126,11 +126,13 @@ class SourceFeed:
         return found
 
     def gaps(self) -> list[tuple[int, int]]:
-        """Ranges missing below events that are here."""
-        first = self.next
-        if not self.pending or first in self.pending or first in self.in_hand:
+        """All ranges missing below events that are here."""
+        if not self.pending:
             return []
-        return self._unapplied(first, min(self.pending) - 1)
+        here = IdRanges(self.marks.applied.get(self.source, ()))
+        for number in (*self.pending, *self.parked, *self.in_hand):
+            here.add(number)
+        return here.gaps(max(self.pending), self.next)
 
     def let_go(self, now: float, patience_seconds: float, parked_seconds: float) -> list[Delivery]:
         """Deliveries that have waited so long, of events that the log has."""

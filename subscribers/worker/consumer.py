@@ -259,7 +259,7 @@ class SinkConsumer:
     def _report_gaps(self) -> None:
         """Without the log a hole can only be filled by the shipper: say exactly what is missing."""
         for pump in self._pumps.values():
-            for gap in pump.feed.gaps():
+            for gap in pump.feed.gaps() if pump.has_marks else ():
                 if gap not in self._warned_gaps and len(self._warned_gaps) < REMEMBERED_SOURCES:
                     self._warned_gaps.add(gap)
                     logger.warning("%s: missing events %d to %d", *gap)

@@ -79,6 +79,11 @@ class RunPump:
         """The task has something to do or waits for something."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def has_marks(self) -> bool:
+        """What the sink has applied of the run is known."""
+        return self._is_opened
+
     def waiting_seconds(self, now: float) -> float:
         """How long the write in hand has been under way or waited for; 0 when there is none."""
         return 0.0 if self._write_began is None else now - self._write_began

@@ -198,6 +198,20 @@ def test_sources_do_not_wait_for_each_other() -> None:
     assert feed.gaps() == [(SOURCE, 1, 1)]
 
 
+def test_every_range_that_is_missing_below_what_is_here_is_named() -> None:
+    feed = RunFeed()
+    assert feed.gaps() == []
+    for number in (1, 2, 5, 6, 9, 12):
+        feed.offer(item(number))
+    assert feed.gaps() == [(SOURCE, 3, 4), (SOURCE, 7, 8), (SOURCE, 10, 11)]
+    assert numbers(feed) == [1, 2]  # in hand
+    assert feed.gaps() == [(SOURCE, 3, 4), (SOURCE, 7, 8), (SOURCE, 10, 11)]
+    marks = Marks()
+    marks.applied[SOURCE] = IdRanges([(1, 8)])
+    feed.open(marks)
+    assert feed.gaps() == [(SOURCE, 10, 11)]
+
+
 def test_a_feed_is_quiet_when_it_has_all_that_the_log_has() -> None:
     feed = RunFeed()
     assert feed.is_quiet()

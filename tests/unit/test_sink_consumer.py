@@ -263,6 +263,24 @@ async def test_without_a_log_a_gap_is_named_once(caplog: pytest.LogCaptureFixtur
     await bench.consumer.release(ALL)
 
 
+async def test_without_a_log_what_the_sink_has_is_no_gap_however_late_it_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench(has_log=False)
+    bench.sink.marks[RUN] = Marks({SOURCE: IdRanges([(1, 2)])})
+    bench.sink.refused_runs = {RUN}
+    tending = asyncio.create_task(bench.consumer.tend())
+    bench.deliver(3, 5, 8)
+    await until(lambda: len(bench.sink.opened) > 1)
+    bench.sink.refused_runs = set()
+    await until(lambda: "missing events 6 to 7" in caplog.text)
+    assert "missing events 4 to 4" in caplog.text
+    assert caplog.text.count("missing events") == 2
+    tending.cancel()
+    await asyncio.gather(tending, return_exceptions=True)
+    await bench.consumer.release(ALL)
+
+
 async def test_the_report_is_what_a_heartbeat_can_carry(bench: Bench) -> None:
     bench.log.hold(SOURCE, 1, 5)
     bench.sink.may_write.clear()
