@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.brokers",
     "tests.fixtures.clearml.fixture",
     "tests.fixtures.commands",
+    "tests.fixtures.hub",
     "tests.fixtures.mlflow",
     "tests.fixtures.postgres",
     "tests.fixtures.spool",

@@ -1,0 +1,407 @@
+"""The sink of HUB v1 against its stand-in: models, metrics, and what is kept between workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from bus.errors import MarksMovedError, PermanentSinkError, RetryableSinkError
+from bus.kinds import Metrics, Params, Summary, Table
+from bus.sinks import KeepsAlive, RateLimited, ReportsState, Sink
+from tests.fixtures.feed import START, Feed, marks_of
+from tests.fixtures.hub import KEY, WEB, HubServer, begin, make_hub_sink, write
+
+LOSS = ["train/box_loss", "metrics/mAP50-95(B)"]
+FACTS = {"model/parameters": 2590230, "model/GFLOPs": 6.439, "model/speed_PyTorch(ms)": 3.581}
+
+
+async def test_a_run_becomes_a_model_with_its_metrics_by_epoch(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    facts = feed.event("summary", Summary(dict(FACTS)))
+    await write(sink, feed, begin(feed), [facts], [feed.metrics(LOSS, range(2))])
+    (model,) = hub_server.models
+    assert model.metrics == {
+        "0": {LOSS[0]: 0.5, LOSS[1]: 0.5, **FACTS},
+        "1": {LOSS[0]: 1.5, LOSS[1]: 1.5},
+    }
+    assert (model.status, model.body["config"]["epochs"]) == ("training", 3)
+    contents = await sink.contents(feed.ref)
+    assert contents is not None
+    assert contents.url == f"{WEB}/models/{model.id}"
+    await sink.close()
+
+
+async def test_the_sink_offers_what_the_worker_asks_for(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink: Sink = make_hub_sink(hub_server, tmp_path)
+    assert isinstance(sink, KeepsAlive)
+    assert isinstance(sink, ReportsState)
+    assert isinstance(sink, RateLimited)
+    assert sink.keep_alive_seconds == 300.0
+    rates = sink.rate_limits.kinds
+    assert {kind: round(1 / rate.tokens_per_second) for kind, rate in rates.items()} == {
+        "metrics": 3,
+        "checkpoint": 900,
+    }
+    await sink.close()
+
+
+async def test_the_model_waits_until_it_is_known_of_what_it_is_made(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    started, arguments = begin(feed, "yolo11n.pt")
+    await write(sink, feed, [started])
+    assert hub_server.models == []
+    # Another worker goes on: what it needs is kept.
+    other = make_hub_sink(hub_server, tmp_path)
+    await write(other, feed, [arguments])
+    (model,) = hub_server.models
+    assert model.body["meta"] == {"name": "yolo11n.pt"}
+    assert model.body["lineage"] == {
+        "architecture": {"name": "yolo11n"},
+        "parent": {"name": "yolo11n.pt"},
+    }
+    assert model.body["config"]["batchSize"] == 8
+    await sink.close()
+    await other.close()
+
+
+async def test_a_run_that_names_no_model_is_one_of_its_own_name(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    await write(sink, feed, [feed.started()], [feed.metrics(["loss"], range(1))])
+    (model,) = hub_server.models
+    assert model.body["meta"] == {"name": "name of r1"}
+    await sink.close()
+
+
+@pytest.mark.parametrize("form", ["{id}", "{key}_{id}", "{web}/models/{id}"])
+async def test_a_model_that_is_named_is_loaded_and_resumed(
+    hub_server: HubServer, tmp_path: Path, form: str
+) -> None:
+    model = hub_server.stand_in.models.add({}, uploads=[{"isBest": True}], status="training")
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    identifier = form.format(id=model.id, key=KEY, web=WEB)
+    await write(sink, feed, begin(feed, identifier), [feed.metrics(LOSS, range(7, 8))])
+    assert hub_server.models == [model]
+    assert list(model.metrics) == ["7"]
+    assert len(hub_server.received("create")) == 0
+    await sink.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "identifier", "message"),
+    [("trained", None, "is trained"), ("new", "nonsense", "is none: use"), ("new", 7, "'int'")],
+)
+async def test_a_model_that_cannot_be_trained_is_refused_with_all_that_follows(
+    hub_server: HubServer, tmp_path: Path, status: str, identifier: object, message: str
+) -> None:
+    model = hub_server.stand_in.models.add({}, status=status)
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    start, metrics = begin(feed, identifier or model.id), [feed.metrics(LOSS, range(2))]
+    await sink.open_run(feed.ref)
+    with pytest.raises(PermanentSinkError, match=message):
+        await sink.write(feed.ref, start, marks_of(start))
+    with pytest.raises(PermanentSinkError, match=message):
+        await sink.write(feed.ref, metrics, marks_of(start, metrics))
+    # The marks of dead letters can be written, and a new owner refuses the rest too.
+    await sink.write(feed.ref, [], marks_of([], dead=start))
+    other = make_hub_sink(hub_server, tmp_path)
+    assert await other.open_run(feed.ref) == marks_of([], dead=start)
+    with pytest.raises(PermanentSinkError, match=message):
+        await other.write(feed.ref, metrics, marks_of(start, metrics))
+    assert hub_server.models == [model]
+    assert model.metrics == {}
+    await sink.close()
+    await other.close()
+
+
+async def test_a_refused_model_is_not_asked_for_by_every_event(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    now = 1000.0
+    sink = make_hub_sink(hub_server, tmp_path, clock=lambda: now)
+    model = hub_server.stand_in.models.add({}, status="trained")
+    feed = Feed("r1", "digits")
+    start = begin(feed, model.id)
+    await sink.open_run(feed.ref)
+    for _ in range(5):
+        with pytest.raises(PermanentSinkError):
+            await sink.write(feed.ref, start, marks_of(start))
+    assert len(hub_server.received("load")) == 1
+    # Somebody puts it right, and retries the dead letters.
+    model.status = "training"
+    now += 61
+    await sink.write(feed.ref, start, marks_of(start))
+    assert len(hub_server.received("load")) == 2
+    await sink.close()
+
+
+async def test_a_key_in_an_identifier_is_used_by_the_next_owner_too_and_kept_nowhere(
+    hub_server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    own = "o" * 42
+    hub_server.stand_in.keys = {own}
+    model = hub_server.stand_in.models.add({})
+    feed = Feed("r1", "digits")
+    start = begin(feed, f"{WEB}/models/{model.id}?api_key={own}")
+    sink = make_hub_sink(hub_server, tmp_path)
+    await write(sink, feed, start)
+    await sink.close()
+    # It stands in the run's first event only, which the log has.
+    other = make_hub_sink(hub_server, tmp_path)
+    log = await other._store._open()
+    from bus.eventlog import LogRecord
+    from bus.events import encode
+
+    raws = [
+        LogRecord(e.source, e.id, "r1", "digits", "mlp", e.kind, e.time, encode(e)) for e in start
+    ]
+    await log.append(raws, 1.0)
+    await write(other, feed, [feed.metrics(LOSS, range(1))])
+    await other.keep_alive(feed.ref)
+    assert list(model.metrics) == ["0"]
+    raw = await log.get_sink_state("hub", "digits", "r1")
+    assert raw is not None
+    assert own.encode() not in raw
+    assert own not in caplog.text
+    await other.close()
+
+
+async def test_values_of_one_epoch_that_come_apart_are_sent_together(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    await write(sink, feed, begin(feed), [feed.metrics(["train/loss"], range(3))])
+    await sink.close()
+    other = make_hub_sink(hub_server, tmp_path)
+    await write(other, feed, [feed.metrics(["val/loss"], range(2, 4))])
+    (model,) = hub_server.models
+    assert model.metrics["2"] == {"train/loss": 2.5, "val/loss": 2.5}
+    assert model.metrics["3"] == {"val/loss": 3.5}
+    await other.close()
+
+
+async def test_facts_of_the_model_that_come_late_join_epoch_0_at_the_end(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    many = [feed.metrics(["loss"], range(30))]
+    facts = feed.event("summary", Summary(dict(FACTS)))
+    await write(sink, feed, begin(feed), many, [facts])
+    (model,) = hub_server.models
+    assert model.metrics["0"] == {"loss": 0.5}
+    await write(sink, feed, [feed.finished()])
+    assert model.metrics["0"] == {"loss": 0.5, **FACTS}
+    assert len(hub_server.received("metrics")) == 2
+    await sink.close()
+
+
+async def test_several_epochs_go_in_one_request_and_other_ranks_stay_out(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed, second = Feed("r1", "digits"), Feed("r1", "digits", rank=1)
+    batch = [
+        *begin(feed),
+        second.started(),
+        feed.metrics(["loss", "rank1/loss"], range(10)),
+        second.metrics(["rank1/loss"], range(10)),
+        feed.metrics(["loss"], range(10, 20)),
+    ]
+    await write(sink, feed, batch)
+    assert len(hub_server.received("metrics")) == 1
+    (model,) = hub_server.models
+    assert model.metrics == {str(n): {"loss": n + 0.5} for n in range(20)}
+    await sink.close()
+
+
+async def test_values_that_are_not_finite_are_null(hub_server: HubServer, tmp_path: Path) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    row = [START, 0, math.nan, math.inf, -math.inf, 10**400]
+    values = Metrics([Table(["a", "b", "c", "d"], [row])])
+    await write(sink, feed, [*begin(feed), feed.event("metrics", values)])
+    (model,) = hub_server.models
+    assert model.metrics["0"] == {"a": None, "b": None, "c": None, "d": None}
+    await sink.close()
+
+
+async def test_a_batch_that_is_written_again_changes_nothing(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    batch = [*begin(feed), feed.metrics(LOSS, range(3)), feed.finished()]
+    await write(sink, feed, batch)
+    (model,) = hub_server.models
+    before = dict(model.metrics)
+    for _ in range(2):
+        await sink.write(feed.ref, batch, marks_of(batch))
+    assert hub_server.models == [model]
+    assert model.metrics == before
+    await sink.close()
+
+
+async def test_of_two_sinks_the_one_that_was_overtaken_writes_no_marks(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    old, new = make_hub_sink(hub_server, tmp_path), make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    start = begin(feed)
+    await write(old, feed, start)
+    first, second = [feed.metrics(LOSS, range(1))], [feed.metrics(LOSS, range(1, 2))]
+    assert await new.open_run(feed.ref) == marks_of(start)
+    await new.write(feed.ref, first, marks_of(start, first))
+    with pytest.raises(MarksMovedError):
+        await old.write(feed.ref, second, marks_of(start, second))
+    assert await old.open_run(feed.ref) == marks_of(start, first)
+    await old.close()
+    await new.close()
+
+
+async def test_of_two_sinks_that_begin_a_run_at_once_one_makes_the_model(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sinks = [make_hub_sink(hub_server, tmp_path) for _ in range(2)]
+    feed = Feed("r1", "digits")
+    start = begin(feed)
+    for sink in sinks:
+        await sink.open_run(feed.ref)
+    done = await asyncio.gather(
+        *(sink.write(feed.ref, start, marks_of(start)) for sink in sinks), return_exceptions=True
+    )
+    assert sorted(type(one).__name__ for one in done) == ["MarksMovedError", "NoneType"]
+    assert len(hub_server.models) == 1
+    for sink in sinks:
+        await sink.close()
+
+
+async def test_two_runs_at_once_do_not_mix(hub_server: HubServer, tmp_path: Path) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feeds = [Feed(f"r{n}", "digits") for n in range(2)]
+
+    async def whole(feed: Feed) -> None:
+        for epoch in range(3):
+            start = begin(feed) if epoch == 0 else []
+            batch = [*start, feed.metrics([feed.ref.run], range(epoch, epoch + 1))]
+            await write(sink, feed, batch)
+
+    await asyncio.gather(*map(whole, feeds))
+    first, second = hub_server.models
+    for model in (first, second):
+        names = {name for values in model.metrics.values() for name in values}
+        assert len(names) == 1
+        assert len(model.metrics) == 3
+    await sink.close()
+
+
+async def test_heartbeats_keep_the_agent_id_that_hub_gave(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    await sink.keep_alive(feed.ref)  # there is no model yet
+    assert hub_server.received("heartbeat") == []
+    await write(sink, feed, begin(feed))
+    await sink.keep_alive(feed.ref)
+    await sink.close_run(feed.ref)
+    await sink.keep_alive(feed.ref)
+    other = make_hub_sink(hub_server, tmp_path)
+    await other.keep_alive(feed.ref)
+    await write(other, feed, [feed.metrics(LOSS, range(1))])
+    ids = [one.body["agentId"] for one in hub_server.received("heartbeat")]
+    assert ids == [None, "agent-1", "agent-1", "agent-1"]
+    (model,) = hub_server.models
+    assert model.agents == ["agent-1"]
+    await sink.close()
+    await other.close()
+
+
+async def test_a_heartbeat_that_fails_costs_no_write(hub_server: HubServer, tmp_path: Path) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    hub_server.fail("heartbeat", status=500)
+    await write(sink, feed, begin(feed))
+    with pytest.raises(RetryableSinkError):
+        await sink.keep_alive(feed.ref)
+    await write(sink, feed, [feed.metrics(LOSS, range(1))])
+    assert list(hub_server.models[0].metrics) == ["0"]
+    await sink.close()
+
+
+async def test_a_heartbeat_and_a_write_at_once_do_not_disturb_each_other(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    fault = hub_server.fail("heartbeat", status=503, times=1)
+    marks = await write(sink, feed, begin(feed))
+    assert fault.hits == 1
+    for epoch in range(5):
+        event = feed.metrics(LOSS, range(epoch, epoch + 1))
+        marks.add_applied(event.source, event.id)
+        await asyncio.gather(
+            sink.write(feed.ref, [event], marks), *(sink.keep_alive(feed.ref) for _ in range(3))
+        )
+    assert len(hub_server.models[0].metrics) == 5
+    await sink.close()
+
+
+async def test_a_model_that_somebody_deleted_stays_deleted(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    await write(sink, feed, begin(feed))
+    hub_server.stand_in.models.all.clear()
+    with pytest.raises(PermanentSinkError, match="404"):
+        await write(sink, feed, [feed.metrics(LOSS, range(1))])
+    assert await sink.contents(feed.ref) is None
+    assert hub_server.models == []
+    await sink.close()
+
+
+async def test_arguments_may_be_of_any_type(hub_server: HubServer, tmp_path: Path) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    odd = {
+        "batch": "16",
+        "epochs": "many",
+        "imgsz": [64, 64],
+        "patience": math.inf,
+        "device": 0,
+        "cache": None,
+        "model": {"a": 1},
+        "data": 7,
+    }
+    await write(sink, feed, [feed.started(), feed.event("params", Params("General", odd))])
+    body = hub_server.models[0].body
+    assert body["config"] == {
+        "batchSize": 16,
+        "epochs": 300,
+        "imageSize": 640,
+        "patience": 100,
+        "device": "0",
+        "cache": "False",
+    }
+    assert body["dataset"] == {"name": "7"}
+    assert json.dumps(body, allow_nan=False)
+    await sink.close()
