@@ -216,7 +216,13 @@ class KeepsAlive(Protocol):
     """A sink whose tracker wants to hear of a run from time to time while it is under way.
 
     The worker calls :meth:`keep_alive` for every run of its shards that has started and not ended,
-    also when it has no events. One that fails is not tried again before its next time.
+    also when it has no events, and soon after it has taken a shard over. Which runs are under way
+    it learns from the event log, or without that from what it has seen. Runs that were started for
+    other sinks are left out; where that is not known the sink is called for them too.
+
+    A call takes one token of the sink's rate limit, and only one that no write needs. One that
+    fails is not tried again before its next time, and decides nothing about circuits; a pause it is
+    asked for holds as any other. It is cancelled after 30 s, and when the shard moves.
     """
 
     @property
@@ -224,7 +230,10 @@ class KeepsAlive(Protocol):
         """The time from one call to the next."""
 
     async def keep_alive(self, run: RunRef) -> None:
-        """Tell the tracker that the run is alive. The run need not be open.
+        """Tell the tracker that the run is alive.
+
+        The run need not be open, and need not be in the tracker: then nothing is to be done, least
+        of all to create it. Other calls for the run may be under way meanwhile.
 
         Raises:
             SinkError: It cannot be told.

@@ -23,6 +23,7 @@ from bus.cli.common import (
 )
 from bus.config import Settings
 from bus.errors import BrokerError, ConfigError, LogError
+from bus.memberline import member_line
 from bus.status import LogFacts, Status, make_status
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ def _render(found: Status) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Any] = [_groups_table(found), _nodes_table(found), _runs_table(found)]
+    members = [Text(line, style="dim") for line in _member_lines(found)]
+    parts: list[Any] = [_groups_table(found), *members, _nodes_table(found), _runs_table(found)]
     lines = [f"note: {note}" for note in found.notes]
     lines += [f"wrong: {problem}" for problem in found.problems] or ["all is well"]
     if len(found.runs) > _SHOWN_RUNS:
@@ -141,6 +143,16 @@ def _groups_table(found: Status) -> Any:
             "" if group.group == "log" or not group.members else group.circuit,
         )
     return table
+
+
+def _member_lines(found: Status) -> list[str]:
+    """A line for each worker that has something to show."""
+    lines = (
+        member_line(f"{group.group} {member.member}", member.report)
+        for group in found.groups
+        for member in group.members
+    )
+    return [line for line in lines if line]
 
 
 def _nodes_table(found: Status) -> Any:

@@ -22,6 +22,7 @@ from tests.fixtures.roadsinks import MemoryLog
 from tests.fixtures.virtualtime import run_virtual
 
 TOPICS = Topics()
+ASKED_AT = 1_800_000_000.0
 REF = RunRef("digits", RUN, "mlp")
 
 
@@ -45,7 +46,12 @@ class Broker:
 @asynccontextmanager
 async def notices(broker: Broker, log: MemoryLog | None = None) -> AsyncIterator[StopNotices]:
     made = StopNotices(
-        "hub", TOPICS, broker.publish, cast("AsyncEventLog", log) if log else None, lambda: 50.0
+        "hub",
+        TOPICS,
+        broker.publish,
+        cast("AsyncEventLog", log) if log else None,
+        asyncio.get_running_loop().time,
+        lambda: ASKED_AT,
     )
     task = asyncio.create_task(made.run())
     try:
@@ -67,7 +73,7 @@ def test_a_stop_names_the_processes_that_are_under_way(caplog: pytest.LogCapture
             assert made.report() == []
             made.tell(REF, "stopped on the web page")
             await asyncio.sleep(1)
-            notice = StopNotice("stopped on the web page", "hub", 50.0, (SOURCE,))
+            notice = StopNotice("stopped on the web page", "hub", ASKED_AT, (SOURCE,))
             assert broker.got == [(TOPICS.control("digits", RUN), notice)]
             (shown,) = made.report()
             assert (shown["run"], shown["published"]) == (RUN, True)
@@ -92,6 +98,45 @@ def test_a_stop_is_published_once_the_broker_is_back_and_others_meanwhile() -> N
             made.tell(REF, "once more")
             await asyncio.sleep(1)
             assert broker.got[-1][1].reason == "once more"
+
+    run_virtual(main())
+
+
+def test_a_stop_is_sent_again_more_and_more_seldom_to_those_that_go_on() -> None:
+    async def main() -> None:
+        broker, log = Broker(), MemoryLog()
+        log.hold(SOURCE, 1)
+        log.hold(source_of(rank=1), 1)
+        loop = asyncio.get_running_loop()
+        async with notices(broker, log) as made:
+            began = loop.time()
+            made.tell(REF, "x")
+            await asyncio.sleep(1)
+            log.hold(SOURCE, 2, kind="run_finished")
+            # It was started before, and is heard of only now; the other was started since.
+            log.hold(source_of(rank=2), 1)
+            log.hold(f"/runs/{RUN}/0/2-{int(ASKED_AT) + 1:x}-7f3e9b21c4d5a6e0/node-0", 1)
+            log.errors = [LogError("away", True)]
+            await asyncio.sleep(8 * 3600)
+            told = [n.sources for _, n in broker.got]
+            assert told[:2] == [(SOURCE, source_of(rank=1))] * 2
+            assert set(told[2:]) == {(source_of(rank=1), source_of(rank=2))}
+            assert len(told) == 10
+            assert loop.time() > began + 8 * 3600
+
+    run_virtual(main())
+
+
+def test_a_stop_is_not_sent_again_once_the_run_has_ended() -> None:
+    async def main() -> None:
+        broker, log = Broker(), MemoryLog()
+        log.hold(SOURCE, 1)
+        async with notices(broker, log) as made:
+            made.tell(REF, "x")
+            await asyncio.sleep(1)
+            log.hold(SOURCE, 2, kind="run_finished")
+            await asyncio.sleep(7200)
+            assert len(broker.got) == 1
 
     run_virtual(main())
 
