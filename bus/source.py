@@ -64,6 +64,14 @@ class Source:
         """When its process began: Unix seconds by the clock of its node, rounded down."""
         return int(self.incarnation.split("-")[1], 16)
 
+    def is_older_than(self, seconds: float) -> bool:
+        """Whether its process surely began before a moment (Unix seconds).
+
+        Names hold whole seconds, and a second is enough for a training to be asked to stop, to
+        end, and to be started again: who began within the same second is not surely older.
+        """
+        return self.started_seconds + 1 <= seconds
+
     @property
     def is_loss(self) -> bool:
         """The log group's own journal about a node that it could not hear."""

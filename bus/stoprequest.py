@@ -103,9 +103,7 @@ class StopRequest:
         return (
             source.run == self._run
             and name not in self._ended
-            # Names hold whole seconds. One started within the same second may be the next
-            # training already: it takes half a second to see the note and be started again.
-            and source.started_seconds + 1 <= self._asked_at
+            and source.is_older_than(self._asked_at)
         )
 
     @property

@@ -61,3 +61,16 @@ def test_an_empty_name_is_refused_and_named(run: str, node: str, field: str) -> 
     with pytest.raises(EventError) as caught:
         str(Source(run, 0, INCARNATION, node))
     assert caught.value.field == field
+
+
+def test_who_began_in_the_same_second_is_not_surely_older() -> None:
+    source = Source("r1", 0, new_incarnation(1, 1000.9), "n")
+    assert source.started_seconds == 1000
+    assert not source.is_older_than(999.0)
+    assert not source.is_older_than(1000.95)
+    assert source.is_older_than(1001.0)
+
+
+def test_a_time_of_any_size_can_be_compared() -> None:
+    source = Source.parse(f"/runs/r/0/1-{'f' * 10_000}-7f3e9b21c4d5a6e0/n")
+    assert not source.is_older_than(2e9)
