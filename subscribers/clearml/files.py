@@ -59,7 +59,12 @@ def picture_line(api: Api, state: TaskState, picture: Picture) -> bytes:
 
     The path says title, series and iteration, and no more: sent again, it is the same file and the
     same event.
+
+    Raises:
+        PermanentSinkError: It is a folder.
     """
+    if blob_of(picture.event).is_folder:
+        raise PermanentSinkError(f"{picture.variant!r} is a folder: a picture is one file")
     title, series = level(picture.metric), level(picture.variant)
     kind = "plots" if picture.is_plot else "metrics"
     suffix = suffix_of(blob_of(picture.event).name)
@@ -82,6 +87,9 @@ def put(api: Api, file: Path, path: str, destination: str = "") -> str:
     """Keep a file under a path, and give its URL.
 
     Args:
+        api: The connection.
+        file: What to keep.
+        path: Relative, in plain ASCII.
         destination: Where a run wants its models: the URL of an http(s) file server, or of a folder
             in a bucket or file system; empty for the file server of the configuration.
 

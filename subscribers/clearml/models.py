@@ -7,7 +7,6 @@ role, whose file and URL follow the latest checkpoint, as with the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -16,6 +15,7 @@ from bus.kinds import Artifact
 from subscribers.clearml.api import Api
 from subscribers.clearml.files import blob_of, fetched, put, readable_url
 from subscribers.clearml.names import file_path, level, model_name, own_property, suffix_of
+from subscribers.clearml.options import RunOptions
 from subscribers.clearml.plan import OutputModel
 from subscribers.clearml.tasks import TaskState
 
@@ -51,14 +51,12 @@ _FRAMEWORKS = {name.lower(): name for name in (*_BY_SUFFIX.values(), "XGBoost", 
 
 
 def log_model(
-    api: Api, state: TaskState, model: OutputModel, properties: Mapping[str, str]
+    api: Api, state: TaskState, model: OutputModel, options: RunOptions, framework: str
 ) -> None:
     """Upload the file of a model and list it among the task's output models.
 
-    Args:
-        properties: The task's, with those that this batch sets.
+    ``framework`` is the one that the run named, if any: the suffix of the file goes before.
     """
-    options = state.options
     url = readable_url(model.event) if options.store_urls else None
     blob = blob_of(model.event)
     if url is None:
@@ -66,7 +64,7 @@ def log_model(
         path = f"{state.folder}/models/{level(model.role + suffix)}"
         with fetched(model.event) as file:
             url = put(api, file, path, options.output_destination)
-    framework = framework_of(blob.name, properties.get(FRAMEWORK, ""))
+    framework = framework_of(blob.name, framework)
     fields = {
         "uri": url,
         "name": model_name(model.name or state.ref.run_name),

@@ -85,9 +85,10 @@ class TaskState:
         task: ClearML's id of it; None until the first write creates it.
         project: ClearML's id of its project.
         status: As last confirmed.
-        is_aborted: A person stopped it: it is not set to "in progress" again without need.
+        was_silent: The server stopped it because it had not heard of it for long.
         properties: User properties as last confirmed.
         tags: As last confirmed.
+        unsure: Properties that were sent, and nobody knows whether they arrived.
         seen_seconds: When ClearML last answered about it (monotonic).
     """
 
@@ -95,17 +96,24 @@ class TaskState:
     task: str = ""
     project: str = ""
     status: str = ""
-    is_aborted: bool = False
+    was_silent: bool = False
     parent: str = ""
     properties: dict[str, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     life: RunLife = field(default_factory=RunLife)
+    unsure: set[str] = field(default_factory=set)
     seen_seconds: float = 0.0
 
     @property
     def marks(self) -> Marks:
         """The marks in the properties."""
         return marks_from_texts(self.properties)
+
+    @property
+    def is_aborted(self) -> bool:
+        """A person stopped it while it ran: it is not begun again without need."""
+        is_stopped = self.status == "stopped" and not self.was_silent
+        return is_stopped and self.life.outcome() is None
 
     @property
     def options(self) -> RunOptions:
@@ -118,17 +126,21 @@ class TaskState:
         return task_folder(self.ref.project, self.ref.run_name, self.task)
 
     def read(self, document: Mapping[str, Any]) -> None:
-        """Take over what the server says."""
+        """Take over all that the server says."""
+        self.read_again(document)
         self.task = str(document["id"])
+        self.properties = _properties(document)
+        self.life = _life_from(self.properties)
+
+    def read_again(self, document: Mapping[str, Any]) -> None:
+        """Take over what others may have changed: all but what only this sink writes."""
         self.project = str(document.get("project") or "")
         self.status = str(document.get("status") or "")
         reason = str(document.get("status_reason") or "")
         message = str(document.get("status_message") or "")
-        self.is_aborted = self.status == "stopped" and _WATCHDOG not in {reason, message}
+        self.was_silent = _WATCHDOG in {reason, message}
         self.parent = str(document.get("parent") or "")
         self.tags = [str(tag) for tag in document.get("tags") or []]
-        self.properties = _properties(document)
-        self.life = _life_from(self.properties)
 
 
 def find_task(api: Api, ref: RunRef) -> TaskState:
@@ -146,7 +158,7 @@ def find_task(api: Api, ref: RunRef) -> TaskState:
 
 
 def refresh(api: Api, state: TaskState) -> None:
-    """Read again what others may have changed.
+    """Read again what others may have changed: status, place, tags.
 
     Raises:
         PermanentSinkError: The task was deleted: it is left deleted.
@@ -157,9 +169,7 @@ def refresh(api: Api, state: TaskState) -> None:
         raise PermanentSinkError(
             f"task {state.task} of run {state.ref.run!r} is deleted in ClearML and left so"
         )
-    life = state.life
-    state.read(found[0])
-    state.life = life
+    state.read_again(found[0])
 
 
 def known_project(api: Api, name: str) -> str | None:
@@ -218,7 +228,7 @@ def create_task(api: Api, state: TaskState, options: RunOptions) -> None:
 def start(api: Api, state: TaskState) -> None:
     """Set a task to "in progress", whatever its status, but for a published one."""
     api.call("tasks.started", {"task": state.task, "force": True})
-    state.status, state.is_aborted = "in_progress", False
+    state.status, state.was_silent = "in_progress", False
 
 
 def end(api: Api, state: TaskState, outcome: Outcome, reason: str) -> None:
@@ -228,7 +238,7 @@ def end(api: Api, state: TaskState, outcome: Outcome, reason: str) -> None:
         return
     body = {"task": state.task, "force": True, "status_reason": reason[:_MAX_REASON]}
     api.call(_CALLS[wanted], body)
-    state.status, state.is_aborted = wanted, False
+    state.status, state.was_silent = wanted, False
 
 
 def set_properties(api: Api, state: TaskState, properties: Mapping[str, str]) -> None:
@@ -237,14 +247,18 @@ def set_properties(api: Api, state: TaskState, properties: Mapping[str, str]) ->
     They may be written whatever the status of the task.
     """
     wanted = {**properties, _TASK: state.task}
-    changed = {name: text for name, text in wanted.items() if state.properties.get(name) != text}
+    changed = {
+        name: text
+        for name, text in wanted.items()
+        if state.properties.get(name) != text or name in state.unsure
+    }
     if not changed:
         return
-    # Until the answer is here, nobody knows what they are.
-    for name in changed:
-        state.properties.pop(name, None)
+    # Counts in them go on from what was confirmed, until the answer is here.
+    state.unsure |= set(changed)
     items = [_item(name, text) for name, text in changed.items()]
     api.call("tasks.edit_hyper_params", {"task": state.task, "hyperparams": items})
+    state.unsure -= set(changed)
     state.properties |= changed
 
 
