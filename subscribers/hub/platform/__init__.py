@@ -1,0 +1,1 @@
+"""Ultralytics Platform: the runs of the bus as models of a Platform project."""
