@@ -49,10 +49,6 @@ class StopNotice(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="act
     time: Annotated[float, Meta(ge=0)]
     sources: Annotated[tuple[_SourceName, ...], Meta(max_length=MAX_SOURCES)] = ()
 
-    def is_for(self, source: str) -> bool:
-        """Whether it means a process of its run, by the name of its source."""
-        return not self.sources or source in self.sources
-
     @property
     def text(self) -> str:
         """What to show: the reason or, where none was given, who asked."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -102,7 +103,8 @@ def stop(
     ended: set[str] = set()
     if request.unconfirmed and found.is_known:
         # Some may have ended meanwhile, of themselves.
-        ended = _find(found.run, found.project, log_url).ended & request.named
+        with suppress(LogError):
+            ended = _find(found.run, found.project, log_url).ended & request.named
     left = [name for name in request.unconfirmed if name not in ended]
     _report(found, request.confirmed, ended - request.confirmed, left, request.heard)
     if left:
@@ -160,7 +162,11 @@ def _report(
         typer.echo(f"{found.title}: {_count(ended)} ended meanwhile")
     for name in left[:_SHOWN]:
         source = Source.parse(name)
-        why = "its shipper did not confirm" if name in heard else "no shipper serves it"
+        why = "no shipper serves it"
+        if name in heard:
+            why = "its shipper did not confirm"
+            # Heartbeats name runs without their projects.
+            why += "" if found.is_known else f"; is it of project {found.project!r}?"
         say(f"not told: rank {source.rank} on {source.node}: {why}")
     if len(left) > _SHOWN:
         say(f"not told: and {len(left) - _SHOWN} more")

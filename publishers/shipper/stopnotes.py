@@ -113,10 +113,10 @@ class StopNotes:
         self, project: str, run: str, notice: StopNotice, served: Mapping[str, JournalSource]
     ) -> None:
         """Decide whom a notice is for. The first one counts."""
-        for name, journal in served.items():
-            header = journal.header
+        for name in notice.sources or served:
+            journal = served.get(name)
             # Who may stop a run is granted by topic.
-            if (header.project, header.run) != (project, run) or not notice.is_for(name):
+            if journal is None or (journal.header.project, journal.run) != (project, run):
                 continue
             if not self._has_note[name]:
                 self._waiting.setdefault(name, notice)

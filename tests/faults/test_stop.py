@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,37 @@ def test_a_run_that_has_ended_or_is_unknown_is_a_clear_error(mosquitto_road: Roa
     unknown = ask(road, "nobody", "--project", "faults")
     assert unknown.wait(30) == 2
     assert "neither the event log nor any node knows it" in unknown.stderr
+
+
+def test_a_broker_that_keeps_shippers_from_control_gets_the_events_all_the_same(
+    tmp_path: Path, nats: EmbeddedBroker, processes: Processes
+) -> None:
+    nats.stop()
+    engine = nats._engine
+    nats._engine = replace(
+        engine, settings=lambda port, data: engine.settings(port, data) + _NO_CONTROL
+    )
+    nats.start()
+    road = Road(tmp_path, nats, processes)
+    road.worker("log")
+    node = Node(road, 0)
+    trainer = node.train("kept", finish_seconds=0.0)
+    shipper = node.ship()
+    wait_in_log(road, "kept", 1)
+    assert shipper.stderr.count("runs cannot be asked to stop from outside") == 1
+    command = ask(road, "kept", "--wait", "4")
+    assert command.wait(30) == 1
+    assert "not told: rank 0 on node-0: its shipper did not confirm" in command.stderr
+    assert trainer.is_running
+
+
+_NO_CONTROL = """
+no_auth_user: anybody
+authorization {
+  users = [{
+    user: anybody
+    password: none
+    permissions: { subscribe: { deny: "trainbus.v1.control.>" } }
+  }]
+}
+"""

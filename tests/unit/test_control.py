@@ -22,16 +22,10 @@ def test_a_notice_travels() -> None:
     assert decode_control(payload) == StopNotice("loss diverged", "trainbus stop", 5.5, (SOURCE,))
 
 
-def test_a_notice_without_names_is_for_every_process() -> None:
-    notice = decode_control(encode_stop("", "hub", 5.5))
-    assert notice.is_for(SOURCE)
-    assert b"sources" not in encode_stop("", "hub", 5.5)
-
-
-def test_a_notice_with_names_is_for_those_alone() -> None:
-    notice = decode_control(encode_stop("", "hub", 5.5, [SOURCE]))
-    assert notice.is_for(SOURCE)
-    assert not notice.is_for(source_of(rank=1))
+def test_a_notice_need_not_name_anybody() -> None:
+    payload = encode_stop("", "hub", 5.5)
+    assert b"sources" not in payload
+    assert decode_control(payload).sources == ()
 
 
 def test_who_asked_is_shown_where_no_reason_was_given() -> None:
