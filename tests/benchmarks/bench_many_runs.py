@@ -15,7 +15,7 @@ from bus.source import Source
 from bus.topics import Topics
 from subscribers.worker.consumer import CROWDED_FORGET_SECONDS
 from tests.benchmarks.stage import memory_mib, open_road, wait_working
-from tests.faults.test_groups import Sink, start_worker
+from tests.faults.appending import AppendedRows, start_worker
 from tests.fixtures.processes import wait_until
 
 STAGES = (2_000, 5_000, 10_000)
@@ -26,7 +26,7 @@ WAVE = 500
 def measure(folder: Path) -> dict[str, Any]:
     """MiB after 2,000, 5,000 and 10,000 runs."""
     with open_road(folder) as road:
-        sink = Sink(folder / "appended.db")
+        sink = AppendedRows(folder / "appended.db")
         road.worker("log")
         worker = start_worker(road, sink)
         wait_working(road, "log")
@@ -57,5 +57,5 @@ async def _publish(address: BrokerAddress, numbers: range) -> None:
                 await link.publish(topics.event("p", run, kind), encode(event))
 
 
-def _wait_rows(sink: Sink, count: int) -> None:
+def _wait_rows(sink: AppendedRows, count: int) -> None:
     wait_until(lambda: len(sink.rows()) >= count, 300, f"{count} rows")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bus.broker import EmbeddedBroker
+from tests.faults.appending import AppendedRows, start_worker
 from tests.faults.road import Road
-from tests.faults.test_groups import Sink, start_worker
 from tests.fixtures.processes import Processes, wait_until
 
 RUNS = 16
@@ -25,7 +25,7 @@ def _measure(folder: Path, engine: str) -> dict[str, Any]:
     processes = Processes(folder / "processes")
     with EmbeddedBroker(folder / "broker", engine) as broker:  # type: ignore[arg-type]  # a name
         road = Road(folder, broker, processes)
-        sink = Sink(folder / "appended.db")
+        sink = AppendedRows(folder / "appended.db")
         try:
             processes.trainbus("worker", "log", environ=road.environ)
             workers = [start_worker(road, sink, heartbeat_seconds=1.0) for _ in range(2)]

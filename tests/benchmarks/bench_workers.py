@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.stage import open_road, wait_stored
-from tests.faults.test_groups import SINKS, Sink
+from tests.faults.appending import AppendedRows
 from tests.fixtures.processes import wait_until
 
 RUNS = 64
@@ -39,7 +39,7 @@ def measure(folder: Path) -> dict[str, Any]:
 def _rate(folder: Path, count: int) -> float:
     folder.mkdir()
     with open_road(folder) as road:
-        sink = Sink(folder / "appended.db")
+        sink = AppendedRows(folder / "appended.db")
         arguments = ("-c", WRITER, str(RUNS), str(EVENTS))
         off = {**road.environ, "TRAINBUS_SHIPPER": "off"}
         assert road.processes.python(*arguments, environ=off).wait(120) == 0
@@ -48,8 +48,7 @@ def _rate(folder: Path, count: int) -> float:
         wait_stored(road)
         environ = {
             **road.environ,
-            "PYTHONPATH": f"{road.environ['PYTHONPATH']}:{SINKS}",
-            "APPENDING_SINK_DB": str(sink.path),
+            **sink.environ,
             "APPENDING_SINK_DELAY": str(DELAY_SECONDS),
             "APPENDING_SINK_SERIAL": "2",
         }
@@ -64,6 +63,6 @@ def _rate(folder: Path, count: int) -> float:
         return (last - first) / (time.perf_counter() - start)
 
 
-def _at_least(sink: Sink, least: int) -> int:
+def _at_least(sink: AppendedRows, least: int) -> int:
     found = len(sink.rows())
     return found if found >= least else 0

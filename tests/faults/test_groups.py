@@ -8,18 +8,14 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from bus.eventlog import EventLog
+from tests.faults.appending import AppendedRows, published, start_worker
 from tests.faults.road import Road
 from tests.fixtures.processes import Process, wait_until
 
-SINKS = str(Path(__file__).with_name("sinks"))
 RUNS = 50
 TRAINERS = 5
 SECONDS = float(os.environ.get("TRAINBUS_CHAOS_SECONDS") or 20)
@@ -37,61 +33,10 @@ for number in range(int(sys.argv[2]), int(sys.argv[3])):
 """
 
 
-class Sink:
-    """What the appending sink holds."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def rows(self) -> list[tuple[str, str, int, int]]:
-        if not self.path.exists():
-            return []
-        connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30)
-        try:
-            statement = "select run, source, id, points from rows order by number"
-            return connection.execute(statement).fetchall()
-        except sqlite3.OperationalError:
-            return []
-        finally:
-            connection.close()
-
-
-def start_worker(
-    road: Road,
-    sink: Sink,
-    *options: str,
-    delay_seconds: float = 0.0,
-    heartbeat_seconds: float = 0.3,
-) -> Process:
-    """Start a worker of the appending sink."""
-    environ = {
-        **road.environ,
-        "PYTHONPATH": f"{road.environ['PYTHONPATH']}:{SINKS}",
-        "APPENDING_SINK_DB": str(sink.path),
-        "APPENDING_SINK_DELAY": str(delay_seconds),
-    }
-    arguments = ("worker", "appending", "--heartbeat", str(heartbeat_seconds), "-v", *options)
-    return road.processes.trainbus(*arguments, environ=environ)
-
-
-def _published(road: Road) -> Counter[tuple[str, int]]:
-    """Every event the log holds, by source and id."""
-    log = EventLog.open(road.log_url)
-    try:
-        return Counter(
-            (state.source, number)
-            for state in log.changed_since(0.0)
-            for first, last in state.stored
-            for number in range(first, last + 1)
-        )
-    finally:
-        log.close()
-
-
 @pytest.mark.timeout(400)
 def test_workers_that_die_at_random_lose_nothing_and_write_nothing_twice(road: Road) -> None:
     chance = random.Random(SEED)
-    sink = Sink(road.folder / "appended.db")
+    sink = AppendedRows(road.folder / "appended.db")
     road.worker("log")
     workers = [start_worker(road, sink, delay_seconds=0.02) for _ in range(3)]
     per_trainer = RUNS // TRAINERS
@@ -112,11 +57,10 @@ def test_workers_that_die_at_random_lose_nothing_and_write_nothing_twice(road: R
     for trainer in trainers:
         assert trainer.wait(120) == 0
     wait_until(lambda: not any(road.spool.glob("sources/[!.]*")), 60, "an empty spool")
-    published = _published(road)
-    wait_until(lambda: len(sink.rows()) >= len(published), 90, "all events in the sink")
+    sent = published(road)
+    wait_until(lambda: len(sink.rows()) >= len(sent), 90, "all events in the sink")
     rows = sink.rows()
-    written = Counter((source, number) for _, source, number, _ in rows)
-    assert written == published, f"seed {SEED}"
+    assert sink.written() == sent, f"seed {SEED}"
     assert sum(points for *_, points in rows) == RUNS * steps * 4
     per_source: dict[str, list[int]] = {}
     for _, source, number, _ in rows:
@@ -125,7 +69,7 @@ def test_workers_that_die_at_random_lose_nothing_and_write_nothing_twice(road: R
     assert all(numbers == sorted(numbers) for numbers in per_source.values()), f"seed {SEED}"
 
 
-def _disturb(road: Road, sink: Sink, worker: Process, chance: random.Random) -> Process:
+def _disturb(road: Road, sink: AppendedRows, worker: Process, chance: random.Random) -> Process:
     """Kill, stop or pause a worker; gives the one that takes its place."""
     what = chance.choice(["kill", "terminate", "pause"])
     if what == "kill":
@@ -143,7 +87,7 @@ def _disturb(road: Road, sink: Sink, worker: Process, chance: random.Random) -> 
 
 def test_a_new_owner_writes_soon_after_a_kill(mosquitto_road: Road) -> None:
     road = mosquitto_road
-    sink = Sink(road.folder / "appended.db")
+    sink = AppendedRows(road.folder / "appended.db")
     road.worker("log")
     workers = [start_worker(road, sink) for _ in range(2)]
     trainers = [
@@ -155,55 +99,23 @@ def test_a_new_owner_writes_soon_after_a_kill(mosquitto_road: Road) -> None:
     workers[0].kill()
     killed = time.time()
     # Every run goes on: those of the dead worker's shards too.
-    wait_until(lambda: _runs_since(sink, killed) == 4, 20, "rows of all runs after the kill")
+    wait_until(lambda: sink.runs_since(killed) == 4, 20, "rows of all runs after the kill")
     assert len(sink.rows()) > before
     for trainer in trainers:
         trainer.kill()
 
 
-def _runs_since(sink: Sink, moment: float) -> int:
-    connection = sqlite3.connect(f"file:{sink.path}?mode=ro", uri=True, timeout=30)
-    try:
-        statement = "select count(distinct run) from rows where at > ?"
-        return int(connection.execute(statement, (moment,)).fetchone()[0])
-    finally:
-        connection.close()
-
-
-def test_what_a_broker_at_its_default_limits_dropped_arrives_from_the_log(
-    default_queue_road: Road,
-) -> None:
-    road = default_queue_road
-    sink = Sink(road.folder / "appended.db")
-    road.worker("log")
-    worker = start_worker(road, sink)
-    assert road.trainer("seen", "--steps", "10").wait(60) == 0
-    wait_until(lambda: sink.rows(), 30, "the first run")
-    worker.kill()
-    many = "import sys, publishers\n" + (
-        "run = publishers.start_run(project='p', run_id=sys.argv[1])\n"
-        "for step in range(5000):\n    run.tags({'step': str(step)})\n"
-        "run.finish(timeout=60)"
-    )
-    assert road.processes.python("-c", many, "many", environ=road.environ).wait(120) == 0
-    start_worker(road, sink)
-    wait_until(lambda: len(sink.rows()) >= len(_published(road)), 60, "all events")
-    rows = sink.rows()
-    assert Counter((source, number) for _, source, number, _ in rows) == _published(road)
-    assert [number for run, _, number, _ in rows if run == "many"] == list(range(1, 5003))
-
-
 def test_a_group_that_starts_late_gets_old_and_live_events_without_a_seam(road: Road) -> None:
-    sink = Sink(road.folder / "appended.db")
+    sink = AppendedRows(road.folder / "appended.db")
     road.worker("log")
     assert road.trainer("old", "--steps", "100").wait(60) == 0
     trainer = road.trainer("live", "--steps", "800", "--pace", "0.01")
     wait_until(lambda: sum(road.in_log("live").values()) > 100, 30, "the live run")
     start_worker(road, sink, "--backfill")
     assert trainer.wait(60) == 0
-    wait_until(lambda: len(sink.rows()) >= len(_published(road)), 60, "all events")
+    wait_until(lambda: len(sink.rows()) >= len(published(road)), 60, "all events")
     rows = sink.rows()
-    assert Counter((source, number) for _, source, number, _ in rows) == _published(road)
+    assert sink.written() == published(road)
     for source in {source for _, source, _, _ in rows}:
         numbers = [number for _, one, number, _ in rows if one == source]
         assert numbers == list(range(1, len(numbers) + 1))

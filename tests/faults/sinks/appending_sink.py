@@ -70,7 +70,8 @@ class AppendingSink:
         self._versions.pop(run.run, None)
 
     async def contents(self, run: RunRef) -> SinkContents | None:
-        return SinkContents(await self._call(self._open, run))
+        marks = await self._call(self._look, run)
+        return None if marks is None else SinkContents(marks)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False)
@@ -87,6 +88,27 @@ class AppendingSink:
         connection.execute("pragma journal_mode=wal")
         return connection
 
+    def _look(self, run: RunRef) -> Marks | None:
+        """What the rows say, not what the marks promise; only dead letters have no row."""
+        connection = self._connect()
+        try:
+            statement = "select applied from marks where run = ?"
+            found = connection.execute(statement, (run.run,)).fetchone()
+            statement = "select source, id, count(*) from rows where run = ? group by source, id"
+            rows = connection.execute(statement, (run.run,)).fetchall()
+        finally:
+            connection.close()
+        if found is None:
+            return None
+        marks = Marks(dead=_parse(found[0]).dead)
+        for source, number, times in rows:
+            if times > 1:
+                raise PermanentSinkError(f"event {number} of {source} is there {times} times")
+            marks.add_applied(source, number)
+        for source, dead in marks.dead.items():
+            marks.applied.setdefault(source, IdRanges()).update(dead)
+        return marks
+
     def _open(self, run: RunRef) -> Marks:
         connection = self._connect()
         try:
@@ -96,9 +118,7 @@ class AppendingSink:
             connection.close()
         version, text = found or (0, "")
         self._versions[run.run] = version
-        lines = [line.split("\t") for line in text.splitlines()]
-        applied = {source: IdRanges.parse(ids) for source, ids, _ in lines}
-        return Marks(applied, {source: IdRanges.parse(dead) for source, _, dead in lines if dead})
+        return _parse(text)
 
     def _write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
         connection = self._connect()
@@ -124,6 +144,12 @@ class AppendingSink:
             self._versions[run.run] = version + 1
         finally:
             connection.close()
+
+
+def _parse(text: str) -> Marks:
+    lines = [line.split("\t") for line in text.splitlines()]
+    applied = {source: IdRanges.parse(ids) for source, ids, _ in lines}
+    return Marks(applied, {source: IdRanges.parse(dead) for source, _, dead in lines if dead})
 
 
 def _points(event: Event) -> int:
