@@ -55,7 +55,7 @@ class Access:
     timeout_seconds: float = 30.0
 
     def __str__(self) -> str:
-        return f"{self.api_host or 'https://api.clear.ml'} ({self.source})"
+        return self.api_host or "https://api.clear.ml"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,6 @@ MAX_EVENTS = 500
 MAX_BYTES = 8 * 1024 * 1024
 """Of one call: servers take 15 MiB, and proxies often less."""
 
-_INDEXING = "Error when indexing"
-
 
 def scalar_events(task: str, events: Iterable[Event], notes: NonFiniteNotes) -> Iterator[bytes]:
     """The lines of all points of the events; those that cannot be stored are noted."""
@@ -162,7 +160,6 @@ def _check(answer: dict[str, Any], sent: int) -> None:
         f"{reason} ({n})" for reason, n in (answer.get("errors_info") or {}).items()
     )
     text = f"ClearML took {added} of {sent} events: {reasons[:500] or 'it does not say why'}"
-    if not errors or _INDEXING in reasons:
-        # Its database may be at fault, and not the event.
+    if not errors:
         raise SinkError(text)
     raise PermanentSinkError(text)

@@ -139,7 +139,7 @@ def _remembered(
         texts[tasks.NON_FINITE] = notes.text
     if planned.reports:
         texts |= split_text(tasks.LIFE, str(life))
-    if planned.options is not None:
+    if planned.options is not None and planned.options != state.options:
         texts[tasks.OPTIONS] = str(planned.options)
     if planned.tags:
         texts[tasks.TAGS] = json.dumps({**_known_tags(state), **planned.tags}, ensure_ascii=False)
