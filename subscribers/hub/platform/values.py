@@ -68,13 +68,13 @@ def system_of(readings: Mapping[str, Number]) -> dict[str, Any]:
     ``cpu.percent`` → ``cpu``, ``memory.percent`` → ``ram``, ``gpu.0.percent`` → ``gpus.0.usage``,
     ``network.sent_mbs`` → ``network.sent_mbs``; others keep their names.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"gpus": {}}
     for name, number in readings.items():
         value = finite(number)
         gpu = _GPU.fullmatch(name)
         group, _, rest = name.partition(".")
         if gpu is not None:
-            fields = found.setdefault("gpus", {}).setdefault(gpu[1], {})
+            fields = found["gpus"].setdefault(gpu[1], {})
             fields[_GPU_FIELDS.get(gpu[2], gpu[2])] = value
         elif group in _GROUPS and rest:
             found.setdefault(group, {})[rest] = value
