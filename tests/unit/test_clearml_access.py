@@ -16,7 +16,7 @@ from subscribers.clearml.sink import create
 
 pytestmark = pytest.mark.filterwarnings(
     # clearml 2.1's reader of HOCON with pyparsing 3.3.
-    "ignore:.* deprecated - use :DeprecationWarning:clearml"
+    "ignore:.* deprecated.* use '[a-z_]+':DeprecationWarning"
 )
 
 KEYS = {
