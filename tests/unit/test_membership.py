@@ -131,3 +131,17 @@ def test_one_that_comes_and_goes_moves_nothing() -> None:
         a.heard("b", 4, start)
         assert a.owned(start + 1.0, range(4)) == frozenset(range(4))
         a.left("b")
+
+
+def test_what_the_others_hold_is_known_as_long_as_they_are_heard() -> None:
+    a = joined()
+    assert a.held_by_others(3.0) == frozenset()
+    a.heard("b", 4, 3.0, holds=[1])
+    a.heard("c", 4, 4.0, holds=[1, 2])
+    assert a.held_by_others(4.0) == {1, 2}
+    a.heard("c", 4, 5.0, holds=[2])
+    a.heard("stranger", 8, 5.0, holds=[7])
+    assert a.held_by_others(5.0) == {1, 2}
+    assert a.held_by_others(6.1) == {2}  # "b" is silent
+    a.left("c")
+    assert a.held_by_others(6.1) == frozenset()
