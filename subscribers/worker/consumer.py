@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,7 +23,7 @@ from bus.topics import EventTopic, Topics, shard_of, slot_of
 from subscribers.worker.gate import SinkGate
 from subscribers.worker.keepalive import KeepAlive, RunsUnderWay
 from subscribers.worker.lag import lag_seconds
-from subscribers.worker.lookback import LookBack
+from subscribers.worker.looking import LogLook
 from subscribers.worker.pump import RunPump
 from subscribers.worker.retries import Retries
 from subscribers.worker.sinkstate import SinkState
@@ -55,7 +54,7 @@ REMEMBERED_RUNS = 1000
 CROWDED_FORGET_SECONDS = 2.0
 """With more runs than that in memory the quiet ones are forgotten sooner: each takes some 16 KiB,
 and opening one again is one question to the tracker."""
-REMEMBERED_SOURCES = 20_000
+REMEMBERED_GAPS = 20_000
 STOP_SECONDS = 10.0
 
 
@@ -88,9 +87,9 @@ class SinkConsumer:
         self._gate = SinkGate(limits, shards, clock)
         self._pumps: dict[tuple[str, str], RunPump] = {}
         self._owned: set[int] = set()
-        self._look_back = LookBack(max(since - START_MARGIN_SECONDS, 0.0))
+        since = max(since - START_MARGIN_SECONDS, 0.0)
+        self._log_look = LogLook(sink.name, log, shards, since) if log is not None else None
         self._look_now = asyncio.Event()
-        self._seen: OrderedDict[str, str] = OrderedDict()
         self._undecodable = 0
         self._warned_gaps: set[tuple[str, int, int]] = set()
         self._retries = Retries(log, dead_letters, clock) if log is not None else None
@@ -100,7 +99,7 @@ class SinkConsumer:
         if isinstance(sink, KeepsAlive):
             runs: RunsUnderWay = self._runs_seen
             if log is not None:
-                runs = RunsInLog(sink.name, log, self._look_back.since, self._is_ours)
+                runs = RunsInLog(sink.name, log, since, self._is_ours)
             self._keeper = KeepAlive(sink.name, sink, runs, self._gate, clock)
 
     def work(self) -> list[Coroutine[object, object, None]]:
@@ -176,8 +175,9 @@ class SinkConsumer:
         """A shard became ours, or its link is back: look for what was missed."""
         self._owned.add(shard)
         self._gate.gain(shard)
-        self._look_back.forget([shard])
         self._look_now.set()
+        if self._log_look is not None:
+            self._log_look.begin_anew([shard])
         if self._retries is not None:
             self._retries.nudge()
         if self._keeper is not None:
@@ -187,9 +187,8 @@ class SinkConsumer:
         """Finish the writes in hand of these shards and forget their runs."""
         self._owned -= shards
         self._gate.lose(shards)
-        self._look_back.forget(shards)
-        # Should they come back, what was seen here may not have been written.
-        self._seen.clear()
+        if self._log_look is not None:
+            self._log_look.lose(shards)
 
         def is_leaving(key: RunKey) -> bool:
             return self._shard(key[1]) in shards
@@ -260,7 +259,7 @@ class SinkConsumer:
         """Without the log a hole can only be filled by the shipper: say exactly what is missing."""
         for pump in self._pumps.values():
             for gap in pump.feed.gaps() if pump.has_marks else ():
-                if gap not in self._warned_gaps and len(self._warned_gaps) < REMEMBERED_SOURCES:
+                if gap not in self._warned_gaps and len(self._warned_gaps) < REMEMBERED_GAPS:
                     self._warned_gaps.add(gap)
                     logger.warning("%s: missing events %d to %d", *gap)
 
@@ -283,23 +282,18 @@ class SinkConsumer:
 
     async def _look(self) -> None:
         """Find runs of our shards that the log has more of than the sink."""
-        if self._log is None or not self._owned:
+        if self._log_look is None or not self._owned:
             return
         shards = frozenset(self._owned)
         try:
-            for shard in self._look_back.unknown(shards):
-                self._look_back.begin(shard, await self._read_cursor(self._log, shard))
-            states = await self._log.changed_since(self._look_back.start(shards))
-            await self._keep_cursors(self._log, shards)
+            states = await self._log_look.look(shards, self._busy, self._is_ours, self._is_open)
         except LogError as error:
             logger.warning("%s: cannot look into the event log: %s", self._sink.name, error)
             return
         for state in states:
-            if self._shard(state.run) in self._owned and self._is_news(state):
-                pump = self._pump(RunRef(state.project, state.run, state.run_name))
-                pump.feed.stored(state.source, state.stored, state.lost)
-                pump.wake()
-        self._look_back.looked(shards, max((state.changed_at for state in states), default=0.0))
+            pump = self._pump(RunRef(state.project, state.run, state.run_name))
+            pump.feed.stored(state.source, state.stored, state.lost)
+            pump.wake()
 
     async def _take_up_letters(self) -> None:
         """Try dead letters again that somebody asked for."""
@@ -321,36 +315,16 @@ class SinkConsumer:
         pump = self._pumps.get((letter.project, letter.run))
         return pump is not None and pump.feed.has(letter.source, letter.id)
 
-    async def _read_cursor(self, log: AsyncEventLog, shard: int) -> float | None:
-        kept = await log.get_sink_state(self._sink.name, "", self._cursor_name(shard))
-        return float(kept) if kept else None
+    def _is_open(self, state: SourceState) -> bool:
+        return (state.project, state.run) in self._pumps
 
-    async def _keep_cursors(self, log: AsyncEventLog, shards: frozenset[int]) -> None:
-        """Note how far back the next owner has to look, for shards with nothing left to do."""
-        busy = {
+    def _busy(self) -> frozenset[int]:
+        """Shards with something left to do, as far as is known."""
+        return frozenset(
             self._shard(key[1])
             for key, pump in self._pumps.items()
             if pump.is_running or not pump.feed.is_quiet()
-        }
-        for shard in shards - busy:
-            start = self._look_back.to_save(shard)
-            if start is not None:
-                name = self._cursor_name(shard)
-                await log.put_sink_state(self._sink.name, "", name, repr(start).encode())
-
-    def _cursor_name(self, shard: int) -> str:
-        # With the start, so that a group that is moved back to an earlier one looks anew.
-        return f"looked:{shard}/{self._shards}@{self._look_back.since!r}"
-
-    def _is_news(self, state: SourceState) -> bool:
-        """Whether the source has changed since it was looked at; remembers the last ones."""
-        text = f"{state.stored}|{state.lost}"
-        known = self._seen.get(state.source) == text
-        self._seen[state.source] = text
-        self._seen.move_to_end(state.source)
-        if len(self._seen) > REMEMBERED_SOURCES:
-            self._seen.popitem(last=False)
-        return not known or (state.project, state.run) in self._pumps
+        )
 
     def _pump(self, run: RunRef) -> RunPump:
         key = (run.project, run.run)
