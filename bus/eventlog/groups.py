@@ -82,7 +82,10 @@ def swap_state(
     names = {"sink_group": group, "project": project, "run": run}
     if before is None:
         done = connection.execute(
-            insert_ignoring(connection, sink_state), {**names, "value": value}
+            insert_ignoring(connection, sink_state),
+            {**names, "value": value},
+            # Else SQLAlchemy keeps the number of rows of UPDATE and DELETE only.
+            execution_options={"preserve_rowcount": True},
         )
     else:
         done = connection.execute(

@@ -1,9 +1,9 @@
 """The HTTP client of the hub sink: time limits, and errors as the worker understands them.
 
 A request of the API has a time in all. An upload may take long, and ends when nothing moves: when
-its next bytes are not taken, or no answer comes, for the idle time. Nothing is retried here; that
-is the worker's. Redirects are not followed, cookies are not kept, and an error of aiohttp is never
-chained to ours: its repr shows the headers of the request, and the key in them.
+its next bytes are not taken for the idle time, or no answer comes once all are. Nothing is retried
+here; that is the worker's. Redirects are not followed, cookies are not kept, and an error of
+aiohttp is never chained to ours: its repr shows the headers of the request, and the key in them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -41,12 +41,15 @@ class Times:
         connect_seconds: For a new connection.
         call_seconds: For a request of the API, in all.
         idle_seconds: How long an upload may stand still.
+        answer_seconds: How long its answer may take once all is handed to the system, whose buffers
+            hold megabytes; and the service has a large file to put somewhere.
         upload_seconds: For an upload, in all.
     """
 
     connect_seconds: float = 10.0
     call_seconds: float = 30.0
     idle_seconds: float = 60.0
+    answer_seconds: float = 300.0
     upload_seconds: float = 3600.0
 
 
@@ -148,8 +151,6 @@ class HttpClient:
         """
         is_ours = url.startswith("/")
         place = place or self.place
-        # A signature is of the URL as it is written: %2F and / are not the same there.
-        target = self.place.address + url if is_ours else URL(url, encoded=True)
         sent = {
             **(headers or {}),
             **(key.headers() if key else {}),
@@ -162,6 +163,8 @@ class HttpClient:
         watch = _Watch(self._times)
         data = _watched(body, watch, failures)
         try:
+            # A signature is of the URL as it is written: %2F and / are not the same there.
+            target = self.place.address + url if is_ours else URL(url, encoded=True)
             async with watch:
                 answer = await self._ask(method, target, limits, sent, data=data)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -169,11 +172,12 @@ class HttpClient:
                 raise failures[0] from None
             # What aiohttp says may quote the URL.
             said = one_line(str(error)) if is_ours else ""
-            raise self._transport_error(doing, error, said, key) from None
+            raise self._transport_error(doing, error, said, key, place) from None
         finally:
             with suppress(RuntimeError):  # aiohttp's writer is about to end in it
                 await data.aclose()
-        answer.check(doing, self.place, key, self._clock())
+        shown = answer if is_ours else replace(answer, raw=b"")
+        shown.check(doing, place, key, self._clock())
         return answer
 
     async def close(self) -> None:
@@ -227,7 +231,7 @@ class _Watch:
     """Ends what stands still: a timeout that every sign of life moves on."""
 
     def __init__(self, times: Times) -> None:
-        self._idle_seconds = times.idle_seconds
+        self._times = times
         self._now = asyncio.get_running_loop().time
         self._end = self._now() + times.upload_seconds
         self._timeout = asyncio.timeout(min(times.idle_seconds, times.upload_seconds))
@@ -242,10 +246,11 @@ class _Watch:
         self._is_on = False
         await self._timeout.__aexit__(*details)
 
-    def moved(self) -> None:
-        """Something moved."""
+    def moved(self, is_end: bool = False) -> None:
+        """Something moved; ``is_end`` when nothing is left but the answer."""
         if self._is_on and not self._timeout.expired():
-            self._timeout.reschedule(min(self._now() + self._idle_seconds, self._end))
+            patience = self._times.answer_seconds if is_end else self._times.idle_seconds
+            self._timeout.reschedule(min(self._now() + patience, self._end))
 
 
 async def _watched(
@@ -257,7 +262,7 @@ async def _watched(
             async for chunk in chunks:
                 watch.moved()
                 yield chunk
-                watch.moved()
+        watch.moved(is_end=True)
     except TrainbusError as error:
         failures.append(error)
         raise

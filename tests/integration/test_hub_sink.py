@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from bus.errors import MarksMovedError, PermanentSinkError, RetryableSinkError
-from bus.kinds import Metrics, Params, Summary, Table
+from bus.eventlog.aio import AsyncEventLog
+from bus.kinds import Metrics, Number, Params, Summary, Table
 from bus.sinks import KeepsAlive, RateLimited, ReportsState, Sink
 from tests.fixtures.feed import START, Feed, marks_of
-from tests.fixtures.hub import KEY, WEB, HubServer, begin, make_hub_sink, write
+from tests.fixtures.hub import KEY, WEB, HubServer, begin, hold_in_log, make_hub_sink, write
 
 LOSS = ["train/box_loss", "metrics/mAP50-95(B)"]
 FACTS = {"model/parameters": 2590230, "model/GFLOPs": 6.439, "model/speed_PyTorch(ms)": 3.581}
@@ -164,19 +165,14 @@ async def test_a_key_in_an_identifier_is_used_by_the_next_owner_too_and_kept_now
     await write(sink, feed, start)
     await sink.close()
     # It stands in the run's first event only, which the log has.
+    await hold_in_log(tmp_path, *start)
     other = make_hub_sink(hub_server, tmp_path)
-    log = await other._store._open()
-    from bus.eventlog import LogRecord
-    from bus.events import encode
-
-    raws = [
-        LogRecord(e.source, e.id, "r1", "digits", "mlp", e.kind, e.time, encode(e)) for e in start
-    ]
-    await log.append(raws, 1.0)
     await write(other, feed, [feed.metrics(LOSS, range(1))])
     await other.keep_alive(feed.ref)
     assert list(model.metrics) == ["0"]
+    log = await AsyncEventLog.open(f"sqlite:///{tmp_path / 'log.db'}")
     raw = await log.get_sink_state("hub", "digits", "r1")
+    await log.close()
     assert raw is not None
     assert own.encode() not in raw
     assert own not in caplog.text
@@ -236,7 +232,7 @@ async def test_several_epochs_go_in_one_request_and_other_ranks_stay_out(
 async def test_values_that_are_not_finite_are_null(hub_server: HubServer, tmp_path: Path) -> None:
     sink = make_hub_sink(hub_server, tmp_path)
     feed = Feed("r1", "digits")
-    row = [START, 0, math.nan, math.inf, -math.inf, 10**400]
+    row: list[Number] = [START, 0, math.nan, math.inf, -math.inf, 10**400]
     values = Metrics([Table(["a", "b", "c", "d"], [row])])
     await write(sink, feed, [*begin(feed), feed.event("metrics", values)])
     (model,) = hub_server.models
