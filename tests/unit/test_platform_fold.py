@@ -65,7 +65,7 @@ def test_a_run_begins_when_its_params_are_known() -> None:
     git = Git("0123456789abcdef", "main", "https://host/repo")
     config = {"names": {0: "cat", 1: "dog"}, "environment": {"gpuCount": 2, "x": float("inf")}}
     assert fold(held, feed.started(host="h", program="train.py", git=git, config=config)) == []
-    values = {"epochs": 3, "device": 0, "time": None, "save": True, "lr0": 0.01}
+    values: dict[str, Any] = {"epochs": 3, "device": 0, "time": None, "save": True, "lr0": 0.01}
     (call,) = fold(held, params(feed, **values), params(feed, "opt", name="SGD"))
     assert (call.event, call.key) == ("training_started", "start:1")
     assert call.data == {
@@ -179,7 +179,7 @@ def test_the_end_carries_the_results() -> None:
 
 def test_a_summary_is_the_result_of_a_run_that_has_one() -> None:
     feed, held = Feed("r", "p"), Held()
-    values = {"top1": 0.9, "worst": NonFinite.INFINITY, "fitness": 0.9}
+    values: dict[str, Number] = {"top1": 0.9, "worst": NonFinite.INFINITY, "fitness": 0.9}
     summary = feed.event("summary", Summary(values))
     (*_, end) = fold(held, feed.started(), row(feed, 0, loss=1.0), summary, feed.finished())
     expected = {"top1": 0.9, "worst": None, "fitness": 0.9}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bus.kinds import Metrics, NonFinite, Table
+from bus.kinds import Metrics, NonFinite, Number, Table
 from subscribers.hub.platform.names import model_name, project_name
 from subscribers.hub.platform.rows import read_rows
 from subscribers.hub.platform.values import finite, json_value, system_of
@@ -47,7 +47,7 @@ def test_what_is_not_finite_is_null() -> None:
 
 
 def test_readings_stand_where_platform_looks_for_them() -> None:
-    readings = {
+    readings: dict[str, Number] = {
         "cpu.percent": 87.2,
         "memory.percent": 36.7,
         "disk.used_gb": 30.68,

@@ -50,7 +50,8 @@ def test_a_clock_that_was_put_back_does_not_block_for_ever() -> None:
 )
 def test_no_window_ever_holds_more_than_the_limit(limit: int, pauses: list[float]) -> None:
     window = Window.minute(Plan(limit, 10**6))
-    now, times = START, []
+    now = START
+    times: list[float] = []
     for pause in pauses:
         now += pause
         now += window.wait_seconds(now)
@@ -64,7 +65,8 @@ def test_no_window_ever_holds_more_than_the_limit(limit: int, pauses: list[float
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=40))
 def test_a_wait_is_never_much_longer_than_it_has_to_be(pauses: list[float]) -> None:
     window = Window.minute(Plan(2, 10**6))
-    now, times = START, []
+    now = START
+    times: list[float] = []
     for pause in pauses:
         now += pause
         wait = window.wait_seconds(now)

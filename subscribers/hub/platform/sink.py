@@ -246,6 +246,9 @@ class PlatformSink:
         """Make the requests of a part of a batch, and keep that they were made."""
         for source, number in fold.left_out:
             marks.add_superseded(source, number)
+        if fold.calls:
+            # Stopped past a takeover, we would tell what our successor has told.
+            await self._store.check(state.run, state.record)
         for index, call in enumerate(fold.calls, start=1):
             await self._tell(state, held, call, marks, is_last=index == len(fold.calls))
         told = state.told

@@ -26,6 +26,7 @@ __all__ = ["RunState", "Teller"]
 
 logger = logging.getLogger(__name__)
 
+_STARTED = "training_started"
 _GONE = 404
 _REFUSED_DATA = {400, 413, 422}
 """Answers that are about what was sent, and not about the run."""
@@ -37,6 +38,21 @@ _UPLOADS_AT_ONCE = 16
 """A few hundred KiB each."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Platform will not have a run.
+
+    Attributes:
+        error: What it said.
+        is_of_start: Of the run itself; else its model is gone.
+        until: When it is asked again, Unix seconds.
+    """
+
+    error: RefusedError
+    is_of_start: bool
+    until: float
+
+
 @dataclass(slots=True)
 class RunState:
     """A run that is open.
@@ -45,8 +61,7 @@ class RunState:
         record: As kept in the event log.
         held: What its events have said, as kept.
         told: What Platform has answered; newer than kept while a batch is written.
-        refusal: Why Platform will not have the run at all,
-        refused_until: and when it is asked again, Unix seconds.
+        refusal: Platform will not have the run at all.
         warned: What was logged about it.
     """
 
@@ -54,9 +69,17 @@ class RunState:
     record: RunRecord
     held: Held
     told: Told
-    refusal: RefusedError | None = None
-    refused_until: float = 0.0
+    refusal: Refusal | None = None
     warned: set[str] = field(default_factory=set)
+
+    def check_refusal(self, is_start: bool, now: float) -> None:
+        """Raise what Platform said a short time ago, instead of asking again for every event.
+
+        A new beginning is asked for all the same, unless that was what it refused.
+        """
+        refusal = self.refusal
+        if refusal is not None and now < refusal.until and (refusal.is_of_start or not is_start):
+            raise refusal.error
 
     def identity(self, held: Held, told: Told) -> Identity:
         """As requests name the run."""
@@ -106,21 +129,20 @@ class Teller:
         """
         if call.key in state.told.done:
             return True
-        if state.refusal is not None and self._clock() < state.refused_until:
-            raise state.refusal
+        is_start = call.event == _STARTED
+        state.check_refusal(is_start, self._clock())
         is_told = True
         try:
-            if call.event == "training_started":
+            if is_start:
                 await self._start(state, held, call)
             elif call.checkpoint is not None:
                 is_told = await self._save(state, held, call)
             else:
                 await self._send(state, held, call)
         except RefusedError as error:
-            is_about_data = error.status in _REFUSED_DATA and call.event != "training_started"
-            if not is_about_data:
-                state.refusal, state.refused_until = error, self._clock() + _REFUSED_SECONDS
-            if call.origins or not is_about_data:
+            if is_start or error.status == _GONE:
+                state.refusal = Refusal(error, is_start, self._clock() + _REFUSED_SECONDS)
+            if is_start or call.origins or error.status not in {*_REFUSED_DATA, _GONE}:
                 raise
             # Its events were accepted in an earlier batch; those of this one are not to blame.
             state.told.refused += 1
@@ -150,7 +172,7 @@ class Teller:
             raise RetryableSinkError(
                 f"sending {call.event} of run {state.run.run!r}: the answer names no model"
             )
-        state.told = told
+        state.told, state.refusal = told, None
         self._hear(state, answer)
 
     async def _send(self, state: RunState, held: Held, call: Call) -> None:
