@@ -43,7 +43,7 @@ def task_of(layout: Layout) -> dict[str, Any]:
 
 
 def unfinished(root: Path) -> list[Path]:
-    return list(root.rglob("*.part"))
+    return list(root.rglob("*~part"))
 
 
 @pytest.mark.parametrize(("status", "called"), [("failed", "failed"), ("killed", "stopped")])

@@ -19,7 +19,7 @@ from bus.events import Event
 from bus.kinds import Artifact, Blob, Checkpoint, Image, Model, Plot
 from subscribers.clearml.names import suffix_of
 from subscribers.clearml.offline.files import make_folder, replace_with
-from subscribers.clearml.offline.layout import Layout, plain
+from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.offline.state import ArtifactEntry, ModelEntry
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.plan import OutputModel, Picture
@@ -100,7 +100,7 @@ def keep_model(layout: Layout, model: OutputModel, options: RunOptions) -> Model
     suffix = (
         ".zip" if data.blob.is_folder else PurePosixPath(f"x{suffix_of(data.blob.name)}").suffix
     )
-    file = f"models/{plain(model.role)}{suffix}"
+    file = layout.model_path(model.role, suffix)
     _copy(layout, event, layout.folder / file)
     return structs.replace(entry, file=file)
 

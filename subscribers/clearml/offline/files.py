@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["PART", "append_lines", "make_folder", "replace_file", "replace_with", "sync_folder"]
+from subscribers.clearml.offline.layout import PART
 
-PART = ".part"
-"""Ends the name of a file that is being written."""
+__all__ = ["append_lines", "make_folder", "replace_file", "replace_with"]
 
 
 def make_folder(folder: Path, root: Path) -> None:
@@ -21,7 +20,7 @@ def make_folder(folder: Path, root: Path) -> None:
         return
     make_folder(folder.parent, root)
     folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    _sync(folder.parent)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -43,7 +42,7 @@ def replace_with(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def append_lines(path: Path, start: int, lines: Iterable[bytes]) -> int:
@@ -77,13 +76,8 @@ def append_lines(path: Path, start: int, lines: Iterable[bytes]) -> int:
             raise
         written = file.tell()
     if size is None:
-        sync_folder(path.parent)
+        _sync(path.parent)
     return written
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
-    _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,7 @@ has no specification, so this is one::
     {root}/offline-{id}.zip                             the same folder, once the run has ended
 
 Three more files are of trainbus, and not in the zip: ``trainbus.json`` (:mod:`.state`),
-``trainbus.lock``, and ``*.part`` while a file is written.
+``trainbus.lock``, and ``*~part`` while a file is written.
 
 What the importer asks for, and is easily missed:
 
@@ -39,7 +39,10 @@ from pathlib import Path
 from bus.sinks import RunRef
 from subscribers.clearml.names import suffix_of
 
-__all__ = ["Layout", "plain"]
+__all__ = ["PART", "Layout", "plain"]
+
+PART = "~part"
+"""Ends the name of what is being written. :func:`plain` gives no name with a tilde."""
 
 _MAX_LEVEL = 120
 _BAD = re.compile(r"[^A-Za-z0-9_.\-]+")
@@ -77,7 +80,7 @@ class Layout:
     @property
     def scratch(self) -> Path:
         """Where a folder is put together before it is packed."""
-        return self.root / f"{self.id}.part"
+        return self.root / f"{self.id}{PART}"
 
     @property
     def task_path(self) -> str:
@@ -90,9 +93,12 @@ class Layout:
         return f"{self.task_path}/metrics/{place}{suffix_of(name)}"
 
     def artifact_path(self, path: str, suffix: str = "") -> str:
-        """Where an artifact lies below ``data``."""
-        levels = "/".join(plain(level, suffix_of(level)) for level in path.split("/") if level)
-        return f"{self.task_path}/artifacts/{levels or plain(path)}{suffix}"
+        """Where an artifact lies below ``data``: one level, so that "a" leaves room for "a/b"."""
+        return f"{self.task_path}/artifacts/{plain(path, suffix_of(path))}{suffix}"
+
+    def model_path(self, role: str, suffix: str) -> str:
+        """Where weights lie in the session. The stem of the last level is the role."""
+        return f"models/{plain(role)}/{plain(role)}{suffix}"
 
 
 def plain(name: str, suffix: str = "") -> str:

@@ -33,13 +33,12 @@ from bus.events import Event
 from bus.sinks import Marks
 from subscribers.clearml.offline import blobs
 from subscribers.clearml.offline.files import (
-    PART,
     append_lines,
     make_folder,
     replace_file,
     replace_with,
 )
-from subscribers.clearml.offline.layout import Layout
+from subscribers.clearml.offline.layout import PART, Layout
 from subscribers.clearml.offline.lines import console_events, joined, picture_event, point_events
 from subscribers.clearml.offline.state import STATE_VERSION, SessionState, task_json
 from subscribers.clearml.plan import Plan, plan
@@ -171,7 +170,7 @@ def _files_of(folder: Path) -> Iterable[Path]:
     return (
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path not in own and path.suffix != PART
+        if path.is_file() and path not in own and not path.name.endswith(PART)
     )
 
 
