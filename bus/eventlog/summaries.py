@@ -68,8 +68,8 @@ def under_way(
 ) -> list[RunUnderWay]:
     """Runs with a source that has not ended, by project and run.
 
-    The index by change is enough: with 100,000 ended runs among them it takes 8 ms on SQLite, and
-    15 ms more for each thousand that have not ended.
+    It needs no index of its own: with 100,000 ended runs among them the scan takes 8 ms on SQLite
+    and 50 ms on PostgreSQL, and a thousand that have not ended 15 ms more.
     """
     query = select(sources.c.project, sources.c.run, sources.c.run_name, sources.c.source).where(
         sources.c.finished_id.is_(None), sources.c.changed_at >= since
