@@ -44,12 +44,12 @@ class AppendedRows:
         """How often each event is there, by source and id."""
         return Counter((source, number) for _, source, number, _ in self.rows())
 
-    def runs_since(self, moment: float) -> int:
-        """How many runs were written to after a moment, in Unix seconds."""
+    def firsts_since(self, moment: float) -> dict[str, float]:
+        """When each run was first written to after a moment, all in Unix seconds."""
         connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, timeout=30)
         try:
-            statement = "select count(distinct run) from rows where at > ?"
-            return int(connection.execute(statement, (moment,)).fetchone()[0])
+            statement = "select run, min(at) from rows where at > ? group by run"
+            return dict(connection.execute(statement, (moment,)).fetchall())
         finally:
             connection.close()
 
