@@ -16,12 +16,13 @@ from bus.sinks import RunRef, Sink
 from subscribers.worker.pump import RunPump
 from subscribers.worker.writer import WriterStats
 from tests.contract.cases import EPOCHS, SinkCase
+from tests.contract.hub_case import HubCase
 from tests.contract.mlflow_case import MlflowCase
 from tests.fixtures.feed import Feed, marks_of
 from tests.fixtures.processes import until
 from tests.fixtures.roadsinks import MemoryLetters
 
-CASES: dict[str, type[SinkCase]] = {"mlflow": MlflowCase}
+CASES: dict[str, type[SinkCase]] = {"hub": HubCase, "mlflow": MlflowCase}
 
 STOP_SECONDS = 2.0
 BOUND_SECONDS = 20.0
