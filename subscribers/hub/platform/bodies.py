@@ -76,9 +76,9 @@ def epoch_data(held: Held, epoch: Epoch) -> dict[str, Any]:
     data: dict[str, Any] = {
         "epoch": epoch.number,
         "metrics": epoch.metrics,
-        "system": held.system,
+        "system": epoch.system,
         "fitness": epoch.fitness,
-        "best_fitness": held.epochs.best_fitness,
+        "best_fitness": epoch.best_fitness,
     }
     if held.model_info and held.model_epoch == epoch.number:
         data["modelInfo"] = held.model_info

@@ -21,8 +21,9 @@ a later one has trained anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from subscribers.hub.platform.rows import Row
 from subscribers.hub.platform.values import Value
@@ -36,23 +37,19 @@ class Epoch(Struct):
     Attributes:
         number: From 0.
         fitness: What the training judges its weights by; None when not known.
+        best_fitness: The best when the last of it came, it included.
+        system: The readings of that time.
     """
 
     number: int
     metrics: dict[str, Value] = field(default_factory=dict)
     fitness: Value = None
-
-    def merge(self, metrics: Mapping[str, Value], fitness: Value) -> bool:
-        """Take in more of the epoch; whether anything is new."""
-        before = (dict(self.metrics), self.fitness)
-        self.metrics.update(metrics)
-        if fitness is not None:
-            self.fitness = fitness
-        return (self.metrics, self.fitness) != before
+    best_fitness: Value = None
+    system: dict[str, Any] = field(default_factory=dict)
 
     def copy(self) -> Epoch:
         """An independent twin."""
-        return Epoch(self.number, dict(self.metrics), self.fitness)
+        return structs.replace(self, metrics=dict(self.metrics))
 
 
 class Epochs(Struct, omit_defaults=True):
@@ -68,6 +65,7 @@ class Epochs(Struct, omit_defaults=True):
         loose: Values of rows that belong to the next named one.
         best_fitness: The highest so far, or what the training calls so.
         best_epoch: Where that was.
+        system: The latest readings.
     """
 
     pending: Epoch | None = None
@@ -79,6 +77,7 @@ class Epochs(Struct, omit_defaults=True):
     loose: dict[str, Value] = field(default_factory=dict)
     best_fitness: Value = None
     best_epoch: int | None = None
+    system: dict[str, Any] = field(default_factory=dict)
 
     def row(self, row: Row) -> list[Epoch]:
         """A row of the attempt under way."""
@@ -96,7 +95,7 @@ class Epochs(Struct, omit_defaults=True):
         """A row of an earlier attempt: left out where the later one has trained the epoch anew."""
         if self.first is not None and row.number >= self.first:
             return []
-        return [Epoch(row.number, dict(row.metrics), row.fitness)]
+        return [self._new(row.number, row.metrics, row.fitness)]
 
     def checkpoint(self, number: int, fitness: Value) -> list[Epoch]:
         """Weights of an epoch were saved: those before it are over, and its fitness is known.
@@ -108,7 +107,7 @@ class Epochs(Struct, omit_defaults=True):
         for epoch in (self.pending, self.last):
             if epoch is not None and epoch.number == number:
                 # The last one is not sent again for it alone: every checkpoint would do that.
-                epoch.merge({}, fitness)
+                self._merge(epoch, {}, fitness)
         return [*done, *self._close_if_whole()]
 
     def close(self) -> list[Epoch]:
@@ -123,8 +122,8 @@ class Epochs(Struct, omit_defaults=True):
         """Training has ended: whatever is left is sent."""
         loose, self.loose = self.loose, {}
         if loose and self.pending is not None:
-            self.pending.merge(loose, None)
-        elif loose and self.last is not None and self.last.merge(loose, None):
+            self._merge(self.pending, loose, None)
+        elif loose and self.last is not None and self._merge(self.last, loose, None):
             return [self.last.copy()]
         return self.close()
 
@@ -167,16 +166,29 @@ class Epochs(Struct, omit_defaults=True):
         current = self.pending or self.last
         if current is None or number > current.number:
             done = self.close()
-            self.pending = Epoch(number, dict(metrics), fitness)
+            self.pending = self._new(number, metrics, fitness)
             return [*done, *self._close_if_whole()]
         if self.pending is not None and number == self.pending.number:
-            self.pending.merge(metrics, fitness)
+            self._merge(self.pending, metrics, fitness)
             return self._close_if_whole()
         if self.last is not None and number == self.last.number:
-            is_new = self.last.merge(metrics, fitness)
+            is_new = self._merge(self.last, metrics, fitness)
             self._expect(self.last)
             return [self.last.copy()] if is_new else []
-        return [Epoch(number, dict(metrics), fitness)]
+        return [self._new(number, metrics, fitness)]
+
+    def _new(self, number: int, metrics: Mapping[str, Value], fitness: Value) -> Epoch:
+        return Epoch(number, dict(metrics), fitness, self.best_fitness, self.system)
+
+    def _merge(self, epoch: Epoch, metrics: Mapping[str, Value], fitness: Value) -> bool:
+        """Take in more of an epoch; whether any of it is new."""
+        merged = {**epoch.metrics, **metrics}
+        fitness = epoch.fitness if fitness is None else fitness
+        if (merged, fitness) == (epoch.metrics, epoch.fitness):
+            return False
+        epoch.metrics, epoch.fitness = merged, fitness
+        epoch.best_fitness, epoch.system = self.best_fitness, self.system
+        return True
 
     def _close_if_whole(self) -> list[Epoch]:
         epoch = self.pending

@@ -5,7 +5,7 @@
 | run_started  | ``training_started``, once its params or anything else have come       |
 | params       | its ``trainArgs``; those that come later have no place                 |
 | metrics      | ``epoch_end`` of each epoch (:mod:`subscribers.hub.platform.epochs`)   |
-| system       | ``system`` of the next epoch                                           |
+| system       | ``system`` of the epoch under way, and of the next                     |
 | summary      | the results of ``training_complete``                                   |
 | checkpoint   | an upload and ``checkpoint_saved``                                     |
 | plot         | ``plots`` of ``training_complete``, if it is data and no picture       |
@@ -182,7 +182,7 @@ class Fold:
             self._send(self._held.epochs.late_row(row))
 
     def _system(self, event: Event) -> None:
-        self._held.system = system_of(_data(event, System).values)
+        self._held.epochs.system = system_of(_data(event, System).values)
 
     def _summary(self, event: Event) -> None:
         values = {name: finite(value) for name, value in _data(event, Summary).values.items()}
@@ -254,7 +254,7 @@ class Fold:
     def _begin(self) -> None:
         start, self._held.start = self._held.start, None
         if start is not None:
-            data = bodies.started_data(start, self._held.system)
+            data = bodies.started_data(start, self._held.epochs.system)
             origins = self._touched.pop(_START, set())
             self.calls.append(
                 Call("training_started", f"start:{self._held.attempt}", data, origins)

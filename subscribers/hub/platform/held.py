@@ -79,7 +79,6 @@ class Held(Struct, omit_defaults=True):
     project: str = ""
     name: str = ""
     epochs: Epochs = field(default_factory=Epochs)
-    system: dict[str, Any] = field(default_factory=dict)
     model_info: dict[str, Value] = field(default_factory=dict)
     model_epoch: int | None = None
     summary: dict[str, Value] = field(default_factory=dict)
