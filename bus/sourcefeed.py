@@ -76,9 +76,15 @@ class SourceFeed:
         going = self.parked.ready(blocked, left_out) if self.parked else []
         waiting = {*blocked, *self.parked.staying(going)}
         has_parked = len(self.parked) > len(going)
-        yield from going
+        going.reverse()
         number = self.next
-        while (item := self.pending.get(number)) is not None:
+        while True:
+            # What is parked may stand above an event that was not written yet.
+            while going and going[-1].number < number:
+                yield going.pop()
+            item = self.pending.get(number)
+            if item is None:
+                return
             if item.kind in {FIRST_KIND, LAST_KIND}:
                 if item.kind in blocked or (item.kind == LAST_KIND and has_parked):
                     return
