@@ -56,7 +56,8 @@ def begin(api: Api, state: TaskState, planned: Plan) -> None:
         return
     is_running = life_after(state, planned).outcome() is None
     # Of a task that has ended the server edits nothing: it is begun again, and ended at last.
-    if planned.is_editing or (is_running and not state.is_aborted):
+    must_begin = planned.is_editing or state.status == "created"
+    if must_begin or (is_running and not state.is_aborted):
         tasks.start(api, state)
 
 
