@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from bus.broker import EmbeddedBroker, EngineName
+from bus.broker.probe import free_port
 from bus.demo.children import Child, Children
 from bus.demo.folder import fresh_folder
 from bus.demo.screen import Screen
@@ -38,11 +39,13 @@ class DemoOptions:
         folder: Of everything it writes; emptied first when an earlier demo made it.
         epochs: How long to train.
         engine: Which broker program.
+        has_hub: Deliver to a stand-in of Ultralytics HUB too.
     """
 
     folder: Path
     epochs: int = 40
     engine: EngineName = "auto"
+    has_hub: bool = False
 
 
 def play(
@@ -61,8 +64,18 @@ def play(
         try:
             address = broker.start()
             screen.say(f"broker: {broker.engine} on {address}")
-            stage = Stage(folder, str(address), f"demo-{int(time.time())}", options.epochs)
-            return stage, _Play(stage, children, environ, screen).receipt()
+            port = free_port("127.0.0.1") if options.has_hub else None
+            stage = Stage(
+                folder,
+                str(address),
+                f"demo-{int(time.time())}",
+                options.epochs,
+                None if port is None else f"http://127.0.0.1:{port}",
+            )
+            play = _Play(stage, children, environ, screen)
+            if port is not None:
+                play.start_hub(port)
+            return stage, play.receipt()
         finally:
             _ignore_signals()
             children.stop_all()
@@ -92,10 +105,19 @@ class _Play:
         self._screen.say("training has ended; counting what arrived")
         receipt = self._await_receipt()
         self._stage.receipt.write_bytes(orjson.dumps(receipt, option=orjson.OPT_INDENT_2))
+        # Now: the stand-in of a tracker ends with the demo, and cannot be asked afterwards.
+        self._stage.receipt_text.write_bytes(self._ask(self._stage.verify()).stdout)
         return receipt
 
+    def start_hub(self, port: int) -> None:
+        """Start the stand-in of Ultralytics HUB."""
+        self._servants["hub server"] = self._children.start(
+            "hub server", self._stage.hub_server(port), self._worker_environ
+        )
+        self._screen.say(f"a stand-in of Ultralytics HUB: {self._stage.hub}")
+
     def _start(self) -> None:
-        for sink in ("log", "mlflow"):
+        for sink in ("log", *self._stage.sinks):
             self._start_worker(sink)
         for node in NODES:
             (self._stage.spool(node) / "sources").mkdir(parents=True)
@@ -108,7 +130,7 @@ class _Play:
             )
         self._screen.say(
             f"run {self._stage.run}: training on {' and '.join(NODES)}, "
-            "each with its shipper; workers: log, mlflow"
+            f"each with its shipper; workers: {', '.join(('log', *self._stage.sinks))}"
         )
 
     def _start_worker(self, sink: str) -> None:
@@ -165,7 +187,7 @@ class _Play:
 
     def _await_receipt(self) -> dict[str, Any]:
         deadline = time.monotonic() + _RECEIPT_SECONDS
-        command = self._stage.trainbus("verify", self._stage.run, "--sink", "mlflow", "--json")
+        command = self._stage.verify("--json")
         while True:
             self._check()
             self._show()

@@ -8,11 +8,14 @@ Folder::
       log.db             the event log
       mlflow.db          MLflow's database
       mlartifacts/       MLflow's artifacts
+      clearml/           ClearML sessions, to be imported
+      hub/               what the stand-in of Ultralytics HUB has got, with --with-hub
       store/             the artifact store
       node-0/ node-1/    the spool of each node
       training/          what the training writes
       printed/           what every process printed
       receipt.json       the receipt
+      receipt.txt        the same, to be read
 """
 
 from __future__ import annotations
@@ -29,7 +32,10 @@ __all__ = ["NODES", "Progress", "Stage", "parse_progress", "program"]
 
 NODES = ("node-0", "node-1")
 
-_PRIVATE_PREFIXES = ("TRAINBUS_", "MLFLOW_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_")
+_PRIVATE_PREFIXES = (
+    *("TRAINBUS_", "MLFLOW_", "CLEARML_", "HUB_API_KEY", "ULTRALYTICS_"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_"),
+)
 """Variables of the user's own work, which must not reach into the demo."""
 
 _EPOCH = re.compile(r"^epoch (\d+)/(\d+)\b", re.MULTILINE)
@@ -63,12 +69,19 @@ class Stage:
         broker: URL of the embedded broker.
         run: Id of the run that both nodes share.
         epochs: How long to train.
+        hub: URL of the stand-in of Ultralytics HUB; None without it.
     """
 
     folder: Path
     broker: str
     run: str
     epochs: int
+    hub: str | None = None
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """The trackers."""
+        return ("mlflow", "clearml") if self.hub is None else ("mlflow", "clearml", "hub")
 
     @property
     def mlflow_database(self) -> Path:
@@ -81,9 +94,25 @@ class Stage:
         return f"sqlite:///{self.mlflow_database}"
 
     @property
+    def clearml_folder(self) -> Path:
+        """Where the ClearML worker puts its sessions."""
+        return self.folder / "clearml"
+
+    def import_command(self) -> str:
+        """What a person types to bring the run into a ClearML server."""
+        sessions = sorted(self.clearml_folder.glob("offline-*.zip"))
+        path = sessions[0] if sessions else self.clearml_folder / "offline-….zip"
+        return shlex.join(["clearml-task", "--import-offline-session", str(path)])
+
+    @property
     def receipt(self) -> Path:
         """Where the receipt is kept."""
         return self.folder / "receipt.json"
+
+    @property
+    def receipt_text(self) -> Path:
+        """Where the receipt is kept as people read it."""
+        return self.folder / "receipt.txt"
 
     @property
     def ui_command(self) -> str:
@@ -106,8 +135,18 @@ class Stage:
             "TRAINBUS_STORE": (self.folder / "store").as_uri(),
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "TRAINBUS_CLEARML": "offline",
+            "TRAINBUS_CLEARML_FOLDER": str(self.clearml_folder),
             "PYTHONUNBUFFERED": "1",
         }
+        if self.hub is not None:
+            result |= {
+                "HUB_API_KEY": "demo",
+                "ULTRALYTICS_HUB_API": self.hub,
+                "ULTRALYTICS_HUB_WEB": self.hub,
+                # HUB's own are for trainings that take hours: a checkpoint every 15 minutes.
+                "TRAINBUS_HUB_KIND_RATE": "metrics=2/s,checkpoint=2/s",
+            }
         if node is not None:
             result |= {
                 "TRAINBUS_SPOOL": str(self.spool(node)),
@@ -120,6 +159,17 @@ class Stage:
                 "OMP_NUM_THREADS": "1",
             }
         return result
+
+    def hub_server(self, port: int) -> list[str]:
+        """The command line of the stand-in of Ultralytics HUB."""
+        module = "subscribers.hub.standin"
+        folder = str(self.folder / "hub")
+        return [sys.executable, "-P", "-m", module, "--port", str(port), "--folder", folder]
+
+    def verify(self, *options: str) -> list[str]:
+        """The command line that makes the receipt of all trackers."""
+        chosen = [word for sink in self.sinks for word in ("--sink", sink)]
+        return self.trainbus("verify", self.run, *chosen, *options)
 
     def worker(self, sink: str) -> list[str]:
         """The command line of a worker."""

@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import time
+import zipfile
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +39,21 @@ def query(folder: Path, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()
 
 
+def clearml_points(folder: Path) -> int:
+    """How many scalars the session has that a ClearML server would import."""
+    [session] = folder.glob("clearml/offline-*.zip")
+    with zipfile.ZipFile(session) as archive:
+        lines = archive.read("metrics.jsonl").splitlines()
+    events = [event for line in lines for event in json.loads(line)]
+    return len(
+        {
+            (event["metric"], event["variant"], event["iter"])
+            for event in events
+            if event["type"] == "training_stats_scalar"
+        }
+    )
+
+
 def processes_in(folder: Path) -> list[str]:
     """Command lines of the processes that work below a folder."""
     found = []
@@ -61,9 +77,12 @@ def test_the_receipt_agrees_with_what_mlflow_holds(processes: Processes, tmp_pat
     assert receipt["status"] == "completed"
     assert receipt["complete"] is True
     assert receipt["stored"] == receipt["published"] > 0
+    assert sorted(receipt["sinks"]) == ["clearml", "mlflow"]
+    for sink in receipt["sinks"].values():
+        reached = sink["delivered"] + sink["not_applicable"] + sink["superseded"]
+        assert reached == receipt["published"]
+        assert (sink["dead"], sink["missing"], sink["lost"]) == (0, 0, 0)
     sink = receipt["sinks"]["mlflow"]
-    assert sink["delivered"] + sink["not_applicable"] + sink["superseded"] == receipt["published"]
-    assert (sink["dead"], sink["missing"], sink["lost"]) == (0, 0, 0)
 
     points = query(folder, "SELECT key, timestamp, step, value FROM metrics")
     assert len(set(points)) == len(points) == sink["points"]["found"] == sink["points"]["expected"]
@@ -73,6 +92,7 @@ def test_the_receipt_agrees_with_what_mlflow_holds(processes: Processes, tmp_pat
         assert sorted(s for k, _, s, _ in points if k == key) == list(range(EPOCHS * STEPS))
     assert of_key["val/accuracy"] == of_key["val/loss"] == of_key["epoch"] == EPOCHS
     assert [row[0] for row in query(folder, "SELECT status FROM runs")] == ["FINISHED"]
+    assert clearml_points(folder) == receipt["sinks"]["clearml"]["points"]["found"] > 0
     assert processes_in(folder) == []
 
 
@@ -84,7 +104,11 @@ def test_everything_a_training_makes_is_in_mlflow(processes: Processes, tmp_path
     except ConfigError as error:
         missing("nats-server", str(error))
     folder = tmp_path / "demo"
-    run_demo(processes, folder, "--engine", "nats", "--epochs", "12")
+    receipt, _ = run_demo(processes, folder, "--engine", "nats", "--epochs", "12", "--with-hub")
+    assert receipt["complete"] is True
+    [model] = [json.loads(file.read_text()) for file in folder.glob("hub/*.json")]
+    assert model["status"] == "trained"
+    assert len(model["metrics"]) > 12
     assert query(folder, "SELECT name FROM experiments WHERE name = 'digits'") == [("digits",)]
     params = dict(query(folder, "SELECT key, value FROM params"))
     assert params["epochs"] == "12"

@@ -60,6 +60,15 @@ def test_the_command_that_opens_mlflow_can_be_pasted_whatever_the_folder() -> No
     assert stage.ui_command.endswith("ui --backend-store-uri 'sqlite:////a b/mlflow.db'")
 
 
+def test_hub_is_a_sink_only_where_there_is_a_server() -> None:
+    assert STAGE.sinks == ("mlflow", "clearml")
+    assert "HUB_API_KEY" not in STAGE.environment({"HUB_API_KEY": "the user's own"})
+    stage = Stage(Path("/demo"), "mqtt://127.0.0.1:1884", "demo-1", 40, "http://127.0.0.1:99")
+    assert stage.sinks[-1] == "hub"
+    assert stage.environment({})["ULTRALYTICS_HUB_API"] == "http://127.0.0.1:99"
+    assert [word for word in stage.verify("--json") if word in stage.sinks] == list(stage.sinks)
+
+
 def test_the_folder_of_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
     with fresh_folder(tmp_path / "demo") as folder:
         (folder / "store" / "ab").mkdir(parents=True)
