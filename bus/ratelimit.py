@@ -1,10 +1,10 @@
 """Rate limits: token buckets that take times and say how long to wait. Pure.
 
-A token is one request: one call of ``open_run`` or ``write`` of a sink, attempts that fail
-included. The limit of the sink counts all of them. The limit of a run counts the writes of that
-run; the limit of a kind counts those writes of a run that hold an event of the kind. The search
-for the culprit in a write that is refused belongs to that write, and so do the few tries after an
-error that the sink does not know; a try after any other failure is another write.
+A token is one request: one call of ``open_run``, ``write`` or ``keep_alive`` of a sink, attempts
+that fail included. The limit of the sink counts all of them. The limit of a run counts the writes
+of that run; the limit of a kind counts those writes of a run that hold an event of the kind. The
+search for the culprit in a write that is refused belongs to that write, and so do the few tries
+after an error that the sink does not know; a try after any other failure is another write.
 
 **The final checkpoint is not held to the limit of its kind** (:func:`is_unlimited`): the client of
 Ultralytics HUB uploads one checkpoint in 900 s, and the final model at once.
@@ -153,8 +153,8 @@ class TokenBucket:
         self._tokens, self._since = self._tokens_at(now) - 1.0, now
 
     def take_spare(self, now: float) -> bool:
-        """Take one token if another is left then, or the bucket is full; whether it was taken."""
-        if self._share == 0.0 or self._tokens_at(now) < min(2.0, self._capacity) - _ROUNDING:
+        """Take one token if the bucket is full, so that it would be lost; whether it was taken."""
+        if self._share == 0.0 or self._tokens_at(now) < self._capacity - _ROUNDING:
             return False
         self.take(now)
         return True

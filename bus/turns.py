@@ -153,9 +153,9 @@ class Turns:
     def spare(self, run: RunKey, now: float) -> bool:
         """Whether a call that can wait may be made now, which takes a token if so.
 
-        Only what nobody needs: to be asked when what is :meth:`due` was given, so that whoever
-        still waits does so for the sink or for a project. A token is left for the next write where
-        the bucket holds more than one. Such a call decides nothing about circuits.
+        Only what nobody needs: a token that a full bucket would lose. To be asked when what is
+        :meth:`due` was given, so that whoever still waits does so for the sink or for a project.
+        Such a call decides nothing about circuits.
         """
         if now < self.paused_until or self.circuits.wait_seconds(run[0], now) > 0:
             return False

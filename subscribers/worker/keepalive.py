@@ -41,6 +41,7 @@ CALL_SECONDS = 30.0
 TICK_SECONDS = 0.5
 LEARN_SECONDS = 30.0
 """How often runs are looked for; sooner when a shard was gained, or the interval is short."""
+LEAST_LEARN_SECONDS = 2.0
 
 CATCH_UP = 4.0
 """Where many are due at once, after a takeover for one, they are begun at so many times the rate
@@ -203,7 +204,7 @@ class KeepAlive:
     async def _learn(self) -> None:
         # First, so that a shard gained meanwhile is looked at again.
         patience = min(LEARN_SECONDS, self._schedule.interval_seconds / 4)
-        self._learn_at = self._clock() + max(patience, TICK_SECONDS)
+        self._learn_at = self._clock() + max(patience, LEAST_LEARN_SECONDS)
         try:
             self._refs = await self._runs.find()
         except LogError as error:

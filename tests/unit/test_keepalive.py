@@ -252,8 +252,7 @@ def test_a_write_never_waits_for_a_token_that_a_quiet_run_took() -> None:
                 made.deliver(number)
                 await asyncio.sleep(0)
                 await until(lambda: len(made.sink.ids(source_of())) == number)  # noqa: B023  # at once
-                # The first also opens the run: two tokens, of which one lies there.
-                assert made.loop.time() - began <= (2.0 if number == 1 else 0.05) + 0.05
+                assert made.loop.time() - began <= 0.05
                 await asyncio.sleep(4)
 
     run_virtual(main())

@@ -13,14 +13,27 @@ QUIET, WRITER = ("digits", "quiet"), ("digits", "writer")
 
 @pytest.mark.parametrize(
     ("burst", "tokens", "is_taken"),
-    [(4, 4, True), (4, 2, True), (4, 1.9, False), (4, 0, False), (1, 1, True), (1, 0.9, False)],
+    [(4, 4, True), (4, 3.9, False), (4, 0, False), (1, 1, True), (1, 0.9, False)],
 )
-def test_a_token_is_left_for_a_write_where_the_bucket_holds_more_than_one(
+def test_a_token_is_taken_only_where_it_would_be_lost(
     burst: float, tokens: float, is_taken: bool
 ) -> None:
     bucket = TokenBucket(Rate(1e-9, burst), 0.0, tokens)
     assert bucket.take_spare(0.0) is is_taken
-    assert (bucket.wait_seconds(0.0) == 0) is (tokens - is_taken >= 1)
+    assert not bucket.take_spare(0.0)
+
+
+def test_calls_that_can_wait_get_what_writes_leave_over_and_no_more() -> None:
+    bucket = TokenBucket(Rate(1.0, 10.0), 0.0, 10.0)
+    spare = waited = 0
+    for tenth in range(10_000):
+        now = tenth / 10
+        if tenth % 20 == 0:  # a write every two seconds: half of what there is
+            waited += bucket.wait_seconds(now) > 0
+            bucket.take(now)
+        spare += bucket.take_spare(now)
+    assert waited == 0
+    assert spare == pytest.approx(500, abs=5)
 
 
 def test_a_member_without_a_share_has_nothing_to_spare() -> None:
