@@ -25,10 +25,12 @@ class SinkCase(ABC):
     """One sink with its tracker, alive from construction to :meth:`close`.
 
     Attributes:
+        can_be_asked: The receipt asks the tracker what it holds, and not only our own marks.
         can_be_down: There is a server that can be away.
         statuses: What the tracker calls the ends of a run.
     """
 
+    can_be_asked: ClassVar = True
     can_be_down: ClassVar = True
     statuses: ClassVar = {"completed": "completed", "failed": "failed", "killed": "killed"}
 
