@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import urllib.error
+import urllib.request
 from http.client import RemoteDisconnected
 from typing import Any
 
@@ -240,13 +241,49 @@ def test_calls_that_fail_are_those_asked_for(clearml_server: ClearmlServer, clie
         with pytest.raises((RemoteDisconnected, ConnectionError, urllib.error.URLError)):
             client.call(endpoint, task=task)
     assert clearml_server.status(task) == "in_progress"
-    faults.hang("tasks.*")
     clearml_server.stop()
     with pytest.raises(urllib.error.URLError):
         client.call("tasks.ping", task=task)
     clearml_server.start()
+    client.ok("tasks.ping", task=task)
+
+
+def test_a_call_may_be_late_or_never_answered(
+    clearml_server: ClearmlServer, client: Client
+) -> None:
+    faults = clearml_server.faults
+    task = client.task()
+    client.seconds = 0.3
+    faults.hang("tasks.ping", 1)
+    with pytest.raises(TimeoutError):
+        client.call("tasks.ping", task=task)
+    client.ok("tasks.ping", task=task)
+    faults.slow("tasks.*", 5.0)
+    with pytest.raises(TimeoutError):
+        client.call("tasks.ping", task=task)
     faults.clear()
     client.ok("tasks.ping", task=task)
+
+
+def test_the_file_server_keeps_what_is_named_by_its_path(
+    clearml_server: ClearmlServer, client: Client
+) -> None:
+    boundary = "the-boundary"
+    head = 'Content-Disposition: form-data; name="project/a b.txt"; filename="x"'
+    body = f"--{boundary}\r\n{head}\r\n\r\ncontent\r\n--{boundary}--\r\n".encode()
+    request = urllib.request.Request(
+        f"{clearml_server.files_url}/",
+        data=body,
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert reply.status == 200
+    assert clearml_server.file(f"{clearml_server.files_url}/project/a%20b.txt") == b"content"
+    url = f"{clearml_server.files_url}/project/a%20b.txt"
+    with urllib.request.urlopen(url, timeout=10) as reply:
+        assert reply.read() == b"content"
+    with pytest.raises(urllib.error.HTTPError), urllib.request.urlopen(f"{url}x", timeout=10):
+        pass
 
 
 def test_the_watchdog_stops_tasks_that_were_silent(

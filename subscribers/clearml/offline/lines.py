@@ -30,9 +30,6 @@ MAX_EVENTS = 500
 _WIDTH = 640
 """Of the frame of a plot that shows a picture, as in the SDK."""
 
-_MAX_LINE = 100_000
-"""Characters of a console line that are kept."""
-
 
 def joined(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     """Lines of arrays of events."""
@@ -89,7 +86,7 @@ def console_events(session: str, events: Iterable[Event]) -> Iterator[dict[str, 
                 "timestamp": to_ms(event.time),
                 "level": "info",
                 "worker": worker,
-                "msg": line[:_MAX_LINE],
+                "msg": line,
             }
 
 

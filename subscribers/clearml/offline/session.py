@@ -40,7 +40,7 @@ from subscribers.clearml.offline.files import (
 )
 from subscribers.clearml.offline.layout import PART, Layout
 from subscribers.clearml.offline.lines import console_events, joined, picture_event, point_events
-from subscribers.clearml.offline.state import STATE_VERSION, SessionState, task_json
+from subscribers.clearml.offline.state import STATE_VERSION, SessionState, StateHeader, task_json
 from subscribers.clearml.plan import Plan, plan
 from subscribers.clearml.points import NonFiniteNotes
 
@@ -54,6 +54,7 @@ LOCK = "trainbus.lock"
 
 _log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(SessionState)
+_header_decoder = msgspec.json.Decoder(StateHeader)
 
 
 def read_state(layout: Layout) -> SessionState | None:
@@ -67,16 +68,18 @@ def read_state(layout: Layout) -> SessionState | None:
     """
     path = layout.folder / STATE
     try:
-        state = _decoder.decode(path.read_bytes())
+        raw = path.read_bytes()
+        version = _header_decoder.decode(raw).version
+        if version > STATE_VERSION:
+            raise RetryableSinkError(
+                f"{path} is of version {version}, this trainbus knows {STATE_VERSION}: update it"
+            )
+        state = _decoder.decode(raw)
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _log.warning("%s is damaged (%s): the run is written anew", path, error)
         return SessionState(STATE_VERSION)
-    if state.version > STATE_VERSION:
-        raise RetryableSinkError(
-            f"{path} is of version {state.version}, this trainbus knows {STATE_VERSION}: update it"
-        )
     for name, expected in ((METRICS, state.metrics_bytes), (LOG, state.log_bytes)):
         if not _is_whole(layout.folder / name, expected):
             _log.warning("%s has lost its end: the run is written anew", layout.folder / name)
@@ -157,7 +160,7 @@ def _commit(layout: Layout, state: SessionState) -> None:
 
 
 def _pack(folder: Path, target: Path) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
         for path in _files_of(folder):
             # Weights and pictures are packed already.
             is_text = path.suffix in {".json", ".jsonl"}

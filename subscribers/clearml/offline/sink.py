@@ -71,7 +71,7 @@ class OfflineSink:
     @property
     def limits(self) -> BatchLimits:
         """Larger than the default: a call costs some syncs of the disk, whatever it writes."""
-        return BatchLimits(events=2000, size_bytes=16 * 1024 * 1024)
+        return BatchLimits(events=1000, size_bytes=8 * 1024 * 1024)
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ properties, under the names the live sink uses: a task that was imported can be 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,9 +34,22 @@ from subscribers.clearml.params import Param
 from subscribers.clearml.plan import Plan
 from subscribers.marks import marks_from_texts, marks_to_texts, split_text
 
-__all__ = ["STATE_VERSION", "ArtifactEntry", "ModelEntry", "SessionState", "task_json"]
+__all__ = [
+    "STATE_VERSION",
+    "ArtifactEntry",
+    "ModelEntry",
+    "SessionState",
+    "StateHeader",
+    "task_json",
+]
 
 STATE_VERSION = 1
+
+
+class StateHeader(msgspec.Struct, frozen=True):
+    """What every version of ``trainbus.json`` says."""
+
+    version: int
 
 
 class ModelEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -187,6 +201,7 @@ def _properties(state: SessionState, run: RunRef) -> dict[str, dict[str, str]]:
         **split_text(own_property("ranks"), state.life),
         own_property("nonfinite"): state.nonfinite,
         own_property("options"): state.options,
+        own_property("tags"): json.dumps(state.tags, ensure_ascii=False) if state.tags else "",
         own_property("status"): "running" if outcome is None else outcome.status,
         own_property("project"): run.project,
         own_property("run"): run.run,
