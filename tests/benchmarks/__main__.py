@@ -22,6 +22,7 @@ NAMES = (
     "latency",
     "wiped_broker",
     "mlflow",
+    "clearml",
     "memory",
     "look",
     "workers",
@@ -30,7 +31,7 @@ NAMES = (
 )
 """All but ``log_call``, which is a program of its own: it wants a process without threads."""
 
-PACKAGES = ("aiomqtt", "msgspec", "mlflow", "orjson", "paho-mqtt", "sqlalchemy")
+PACKAGES = ("aiomqtt", "clearml", "msgspec", "mlflow", "orjson", "paho-mqtt", "sqlalchemy")
 
 
 def main() -> None:
