@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from bus.errors import LogError, RetryableSinkError, SinkError
 from bus.ratelimit import RunKey
 from bus.sinks import KeepsAlive, RunRef
-from bus.waiting import wait_for_event
+from bus.waiting import end_tasks, wait_for_event
 from subscribers.worker.gate import SinkGate
 
 __all__ = ["KeepAlive", "RunsUnderWay", "Schedule"]
@@ -166,6 +166,7 @@ class KeepAlive:
         self._calls: dict[RunKey, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._learn_at = -math.inf
+        self._learning: asyncio.Task[None] | None = None
         self._warned: dict[str, float] = {}
         self._told = 0
         self._failures = 0
@@ -180,12 +181,13 @@ class KeepAlive:
         try:
             while True:
                 self._wake.clear()
-                if self._clock() >= self._learn_at:
-                    await self._learn()
+                self._learn_if_due()
                 self._begin_due()
                 await wait_for_event(self._wake, TICK_SECONDS)
         finally:
             await self._end(list(self._calls))
+            if self._learning is not None:
+                await end_tasks([self._learning])
 
     async def release(self, is_gone: Callable[[RunKey], bool]) -> None:
         """Forget runs, and break off the calls for them; takes a second at the most."""
@@ -201,16 +203,25 @@ class KeepAlive:
             "keep_alive_failures": self._failures,
         }
 
+    def _learn_if_due(self) -> None:
+        """Look for runs, beside the calls: a log that hangs must not hold them up."""
+        if self._learning is not None and self._learning.done():
+            self._learning.result()  # an error of ours
+            self._learning = None
+        if self._learning is None and self._clock() >= self._learn_at:
+            patience = min(LEARN_SECONDS, self._schedule.interval_seconds / 4)
+            # Before it begins, so that a shard gained meanwhile is looked at again.
+            self._learn_at = self._clock() + max(patience, LEAST_LEARN_SECONDS)
+            self._learning = asyncio.create_task(self._learn())
+
     async def _learn(self) -> None:
-        # First, so that a shard gained meanwhile is looked at again.
-        patience = min(LEARN_SECONDS, self._schedule.interval_seconds / 4)
-        self._learn_at = self._clock() + max(patience, LEAST_LEARN_SECONDS)
         try:
             self._refs = await self._runs.find()
         except LogError as error:
             self._warn(f"cannot look for the runs to keep alive: {error}")
-            return
-        self._schedule.follow(self._refs, self._clock())
+        else:
+            self._schedule.follow(self._refs, self._clock())
+            self._wake.set()
 
     def _begin_due(self) -> None:
         for run in self._schedule.due(self._clock(), LOOKED_AT):

@@ -37,6 +37,8 @@ LAST_AGAIN_SECONDS = 1800.0
 """A notice is sent again after the first of these, then after twice that, until the last."""
 
 LOOK_SECONDS = 3600.0
+LOG_SECONDS = 5.0
+"""The event log is waited for so long: then the notice is for all processes that are there."""
 _SHOWN_CHARACTERS = 120
 
 Publish = Callable[[str, bytes], Awaitable[None]]
@@ -152,10 +154,12 @@ class StopNotices:
         if self._log is None:
             return ()
         try:
-            found = await self._log.runs_under_way(0.0, (stop.run.project, stop.run.run))
-        except LogError as error:
+            async with asyncio.timeout(LOG_SECONDS):
+                found = await self._log.runs_under_way(0.0, (stop.run.project, stop.run.run))
+        except (LogError, TimeoutError) as error:
+            cause = str(error) or f"no answer within {LOG_SECONDS:g} s"
             logger.warning(
-                "%s: run %s: its processes are unknown: %s", self._sink, stop.run.run, error
+                "%s: run %s: its processes are unknown: %s", self._sink, stop.run.run, cause
             )
             return stop.names
         names = [name for one in found for name in one.sources]

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from bus.errors import LogError, PermanentSinkError, RetryableSinkError
+from bus.eventlog import RunUnderWay
 from bus.eventlog.aio import AsyncEventLog
 from bus.ratelimit import Rate, RateLimits
 from bus.sinks import RunRef
@@ -328,6 +329,26 @@ def test_a_log_that_is_away_is_said_once_and_the_runs_known_are_kept_alive(
 
     run_virtual(main())
     assert caplog.text.count("cannot look for the runs to keep alive: away") == 1
+
+
+def test_a_log_that_hangs_holds_up_neither_the_calls_nor_the_end() -> None:
+    async def main() -> None:
+        async with bench() as made:
+            made.begin()
+            own(made)
+            await asyncio.sleep(10)
+
+            async def hang(since: float, run: object = None) -> list[RunUnderWay]:
+                await asyncio.sleep(1e9)
+                return []
+
+            made.log.runs_under_way = hang  # type: ignore[method-assign]  # for good
+            await asyncio.sleep(4 * INTERVAL)
+            assert len(made.sink.times()) >= 4
+            ending = made.loop.time()
+        assert made.loop.time() - ending <= 2.0
+
+    run_virtual(main())
 
 
 def _raise(error: Exception) -> None:

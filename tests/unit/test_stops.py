@@ -16,7 +16,7 @@ from bus.eventlog import RunUnderWay
 from bus.eventlog.aio import AsyncEventLog
 from bus.sinks import RunRef
 from bus.topics import Topics
-from subscribers.worker.stops import REMEMBERED_STOPS, SHOWN_STOPS, StopNotices
+from subscribers.worker.stops import LOG_SECONDS, REMEMBERED_STOPS, SHOWN_STOPS, StopNotices
 from tests.fixtures.roadparts import RUN, SOURCE, source_of
 from tests.fixtures.roadsinks import MemoryLog
 from tests.fixtures.virtualtime import run_virtual
@@ -148,6 +148,24 @@ def test_a_log_that_is_away_does_not_keep_a_run_going() -> None:
         async with notices(broker, log) as made:
             made.tell(REF, "x")
             await asyncio.sleep(1)
+            assert [n.sources for _, n in broker.got] == [()]
+
+    run_virtual(main())
+
+
+def test_a_log_that_hangs_does_not_keep_a_run_going() -> None:
+    class Hanging(MemoryLog):
+        async def runs_under_way(
+            self, since: float, run: tuple[str, str] | None = None
+        ) -> list[RunUnderWay]:
+            await asyncio.sleep(1e9)
+            return []
+
+    async def main() -> None:
+        broker = Broker()
+        async with notices(broker, Hanging()) as made:
+            made.tell(REF, "x")
+            await asyncio.sleep(LOG_SECONDS + 0.1)
             assert [n.sources for _, n in broker.got] == [()]
 
     run_virtual(main())
