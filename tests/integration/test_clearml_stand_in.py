@@ -95,7 +95,9 @@ def test_an_edit_needs_force_and_replaces_all_hyperparameters(
     assert clearml_server.hyperparams(task) == {"Other": {"n": "1"}, "General": {"lr": "0.1"}}
     number = {**item, "value": 0.1}
     answer = client.call("tasks.edit_hyper_params", task=task, force=True, hyperparams=[number])
-    assert code(answer) == (400, 800)
+    assert code(answer) == (400, 12)
+    for wrong in ([], [{**item, "section": ""}], [{"section": "General", "name": "lr"}]):
+        assert client.call("tasks.edit_hyper_params", task=task, hyperparams=wrong).status == 400
 
 
 def test_of_an_ended_task_only_user_properties_may_be_edited(
