@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import orjson
+
 from bus.eventlog.records import OPEN, RETRIED, Group, RunSummary
 from bus.group.heartbeat import Heartbeat
 from bus.nodes import NodeHeartbeat
@@ -185,7 +187,7 @@ def _group(
     name: str, beats: Sequence[Heartbeat], record: Group | None, log: LogFacts
 ) -> GroupStatus:
     group = GroupStatus(name, shards=record.shards if record else 0)
-    group.members = [MemberStatus(b.member, b.shards, b.owned, b.report) for b in beats]
+    group.members = [MemberStatus(b.member, b.shards, b.owned, _plain(b.report)) for b in beats]
     if beats:
         # What the owners say: a stranger with another number takes no part.
         counts = Counter[int]()
@@ -194,7 +196,7 @@ def _group(
         group.shards = counts.most_common(1)[0][0]
     owned = {shard for beat in beats if beat.shards == group.shards for shard in beat.owned}
     group.unowned = sorted(set(range(group.shards)) - owned)
-    reports = [beat.report for beat in beats]
+    reports = [member.report for member in group.members]
     # The log group's own lag is what it holds and has not stored.
     lag = "held" if name == LOG_GROUP else "lag"
     group.lag = int(sum(_number(report, lag) for report in reports))
@@ -207,6 +209,15 @@ def _group(
     group.dead = log.dead.get((name, OPEN), 0)
     group.retried = log.dead.get((name, RETRIED), 0)
     return group
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    """The report, or nothing of one that holds what the JSON form cannot: numbers over 64 bits."""
+    try:
+        orjson.dumps(report)
+    except TypeError:
+        return {}
+    return report
 
 
 def _number(report: Mapping[str, Any], name: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,3 +93,10 @@ def test_the_json_form_holds_the_whole_state() -> None:
     state = {"uploads": [{"run": "r1", "percent": 40}]}
     (group,) = [g for g in status_of({"sink": state}).to_dict()["groups"] if g["group"] == "hub"]
     assert group["members"][0]["report"]["sink"] == state
+
+
+def test_a_report_that_json_cannot_hold_costs_only_itself() -> None:
+    status = status_of({"lag": 10**30}, {"lag": 2})
+    members = next(g for g in status.groups if g.group == "hub").members
+    assert [member.report for member in members] == [{}, {"lag": 2}]
+    orjson.dumps(status.to_dict())
