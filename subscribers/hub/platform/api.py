@@ -9,6 +9,7 @@ no message.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -102,20 +103,16 @@ class PlatformApi:
         """
         check_is_file(blob, "Platform")
         # Before anything is asked for: a blob that is gone costs no request.
-        chunks = await _Begun.begin(stream(dataref, blob))
-        try:
-            path, upload_path = await self._store(identity, blob, chunks)
-        finally:
-            await chunks.aclose()
+        async with aclosing(stream(dataref, blob)) as chunks:
+            await anext(chunks, None)
+        path, upload_path = await self._store(identity, dataref, blob)
         return Staged(key, path, upload_path, blob.size)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.close()
 
-    async def _store(
-        self, identity: Identity, blob: Blob, chunks: _Begun
-    ) -> tuple[str, str | None]:
+    async def _store(self, identity: Identity, dataref: str, blob: Blob) -> tuple[str, str | None]:
         doing = f"uploading {blob.name} of run {identity.run!r}"
         await self._quota.take()
         asked = {"filename": blob.name, **identity.fields()}
@@ -129,9 +126,10 @@ class PlatformApi:
         with self._uploads.begin(identity.run, blob.name, blob.size) as shown:
 
             async def counted() -> AsyncGenerator[bytes, None]:
-                async for chunk in chunks.all():
-                    yield chunk
-                    shown.add(len(chunk))
+                async with aclosing(stream(dataref, blob)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                        shown.add(len(chunk))
 
             body = Body(blob.size, _BYTES, counted)
             try:
@@ -139,30 +137,6 @@ class PlatformApi:
             except RefusedError as error:
                 raise SinkError(str(error)) from None
         return path, upload_path if isinstance(upload_path, str) else None
-
-
-class _Begun:
-    """A stream whose first chunk is read already."""
-
-    def __init__(self, chunks: AsyncGenerator[bytes, None], first: bytes) -> None:
-        self._chunks = chunks
-        self._first = first
-
-    @classmethod
-    async def begin(cls, chunks: AsyncGenerator[bytes, None]) -> _Begun:
-        """Read it."""
-        return cls(chunks, await anext(chunks, b""))
-
-    async def all(self) -> AsyncGenerator[bytes, None]:
-        """All chunks; once."""
-        if self._first:
-            yield self._first
-        async for chunk in self._chunks:
-            yield chunk
-
-    async def aclose(self) -> None:
-        """No more is read."""
-        await self._chunks.aclose()
 
 
 def _storage_of(url: str, doing: str) -> Place:
