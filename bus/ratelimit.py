@@ -148,6 +148,10 @@ class TokenBucket:
         lacking = 1.0 - self._tokens_at(now)
         return lacking / (self._rate.tokens_per_second * self._share) if lacking > _ROUNDING else 0
 
+    def holds(self, tokens: int, now: float) -> bool:
+        """So many tokens are there."""
+        return self._tokens_at(now) >= tokens - _ROUNDING
+
     def take(self, now: float) -> None:
         """Take one token, which must be there."""
         self._tokens, self._since = self._tokens_at(now) - 1.0, now
@@ -240,6 +244,11 @@ class RunBuckets:
         """How long until there is a token of one of these kinds, of those that have a limit."""
         found = (self._buckets.get((run, kind)) for kind in self.kinds.intersection(kinds))
         return min((bucket.wait_seconds(now) for bucket in found if bucket), default=0.0)
+
+    def has_tokens(self, run: RunKey, now: float, kind: str, tokens: int) -> bool:
+        """Whether the run could write so many events of a kind one by one, without a wait."""
+        bucket = self._buckets.get((run, kind))
+        return bucket is None or bucket.holds(tokens, now)
 
     def take(self, run: RunKey, now: float, kinds: Iterable[str] = ()) -> None:
         """Take the tokens of one write, which must be there."""

@@ -251,8 +251,9 @@ class SinkConsumer:
         for key, pump in running:
             is_crowded = held[self._shard(key[1])] >= CROWDED_DELIVERIES
             is_stuck = pump.waiting_seconds(now) >= CROWDED_LET_GO_SECONDS
-            patience = CROWDED_LET_GO_SECONDS if is_crowded and is_stuck else LET_GO_SECONDS
-            for delivery in pump.feed.let_go(now, patience):
+            # What waits for a token of its kind is stuck, whatever else the run does.
+            parked = CROWDED_LET_GO_SECONDS if is_crowded else LET_GO_SECONDS
+            for delivery in pump.feed.let_go(now, parked if is_stuck else LET_GO_SECONDS, parked):
                 delivery.ack()
 
     def _report_gaps(self) -> None:

@@ -246,10 +246,9 @@ class RunGate:
         self._has_parked = has_parked
         self.rest(has_parked)
 
-    @property
-    def limited_kinds(self) -> frozenset[str]:
-        """The kinds that have a limit of their own."""
-        return self._gate.buckets.kinds
+    def has_tokens(self, kind: str, tokens: int) -> bool:
+        """Whether so many events of a kind could be written one by one, without a wait."""
+        return self._gate.buckets.has_tokens(self._run, self._gate.clock(), kind, tokens)
 
     def kind_wait_seconds(self, kinds: Iterable[str]) -> float:
         """How long until one of these kinds has a token."""

@@ -185,6 +185,7 @@ class RunPump:
 
         That is decided when a token comes, over all that is known of by then; and when a final one
         or the end of the run is here, so that the run need not wait with what will not be written.
+        Where every checkpoint could be written without a wait, none is superseded.
 
         Args:
             was_limited: Whatever is written now has waited for tokens.
@@ -194,24 +195,21 @@ class RunPump:
         """
         await self._reader.parked(self._blocked())
         blocked = self._blocked()
-        if "checkpoint" not in self._gate.limited_kinds and not was_limited:
-            return blocked, frozenset()
         ready = self.feed.peek(self._sink.limits, blocked)
+        going = [item for item in ready if item.kind == "checkpoint"]
         firsts = self.feed.first_parked("checkpoint")
-        is_written = False
-        for item in ready:
-            if item.kind == "checkpoint":
-                is_written = True
-                firsts.setdefault(item.source, item.number)
-        is_due = bool(firsts) and (is_written or "checkpoint" not in blocked)
-        if not is_due and not self.feed.is_ending():
+        if not firsts and not was_limited and self._gate.has_tokens("checkpoint", len(going)):
             return blocked, frozenset()
-        if "checkpoint" in blocked:
-            await self._reader.parked(blocked - {"checkpoint"})
+        is_stuck = "checkpoint" in blocked and not going and not self.feed.is_ending()
+        for item in going:
+            firsts.setdefault(item.source, item.number)
+        if is_stuck or not firsts:
+            return blocked, frozenset()
+        await self._reader.parked(blocked - {"checkpoint"})
         await self._reader.look_ahead(firsts)
         blocked = self._blocked()
         ready = self.feed.peek(self._sink.limits, blocked)
-        return blocked, superseded([*self.feed.parked(), *ready], self._reader.ahead)
+        return blocked, superseded([*self.feed.parked(), *ready], self._reader.ahead())
 
     async def _write(self, batch: list[Item], left_out: Collection[Id]) -> None:
         self._write_began = self._clock()
@@ -227,7 +225,9 @@ class RunPump:
             raise
         finally:
             self._write_began = None
-        _acknowledge(self.feed.settle(batch))
+        is_done = self.feed.marks.is_applied
+        _acknowledge(self.feed.settle(i for i in batch if is_done(i.source, i.number)))
+        _acknowledge(self.feed.put_back(i for i in batch if not is_done(i.source, i.number)))
         self.active_at = self._clock()
 
     async def _retry(self, letter: Item) -> None:

@@ -46,8 +46,7 @@ class LogReader:
         clock: Callable[[], float],
         again_seconds: float,
     ) -> None:
-        self.ahead: list[Item] = []
-        """Later checkpoints, as far as they matter: what :meth:`look_ahead` has found."""
+        self._ahead: list[Item] = []
         self._run = run
         self._log = log
         self._feed = feed
@@ -114,7 +113,15 @@ class LogReader:
         except LogError as error:
             self._warn(error)
             return
-        self.ahead = found
+        self._ahead = found
+
+    def ahead(self) -> list[Item]:
+        """Later checkpoints, as far as they matter: what :meth:`look_ahead` has found.
+
+        One that is dead takes nobody's place.
+        """
+        marks = self._feed.marks
+        return [item for item in self._ahead if not marks.is_dead(item.source, item.number)]
 
     async def _checkpoints(self, log: AsyncEventLog, source: str, first: int) -> list[Item]:
         kept: list[Item] = []
@@ -123,7 +130,6 @@ class LogReader:
             if not page:
                 break
             first = page[-1].id
-            # One that is dead takes nobody's place.
             alive = (e for e in page if not self._feed.marks.is_dead(source, e.id))
             kept = latest([*kept, *self._items(alive)])
         return kept

@@ -120,14 +120,17 @@ class BatchWriter:
         Args:
             items: In order per source.
             marks: Of the run so far.
-            left_out: Events that later ones take the place of: marked, and not written.
+            left_out: Events that later ones take the place of: marked, and not written. Where
+                something of the batch is given up they are not even marked: it may have been that
+                whose place they make way for.
 
         Raises:
             HeldBackError: An attempt failed, and a kind has no token for another. What ``marks``
                 does not hold was not written.
         """
         self._paid.clear()
-        pairs: list[tuple[Item, Event | None]] = []
+        pairs: list[tuple[Item, Event]] = []
+        gone: list[Item] = []
         dead_before = self.stats.dead
         for item in items:
             if item.kind not in self.sink.kinds or item.source in self._elsewhere:
@@ -142,10 +145,11 @@ class BatchWriter:
             if self._is_elsewhere(event):
                 self.stats.not_applicable += 1
                 marks.add_applied(item.source, item.number)
+            elif (item.source, item.number) in left_out:
+                gone.append(item)
             else:
-                is_left_out = (item.source, item.number) in left_out
-                pairs.append((item, None if is_left_out else event))
-        await self._write(pairs, marks)
+                pairs.append((item, event))
+        await self._write(pairs, marks, gone)
         if self.stats.dead != dead_before:
             await self._write_marks(marks)
 
@@ -218,28 +222,34 @@ class BatchWriter:
             # The letters are kept; a worker that starts again makes them once more.
             logger.warning("%s: run %s: marks: %s", self.sink.name, self.run.run, error)
 
-    async def _write(self, pairs: Sequence[tuple[Item, Event | None]], marks: Marks) -> None:
+    async def _write(
+        self, pairs: Sequence[tuple[Item, Event]], marks: Marks, gone: Sequence[Item] = ()
+    ) -> None:
         after = marks.copy()
-        events = _note(pairs, after)
-        if not events:
-            # Nothing, or only what is left out: the call that writes what takes its place says so.
-            _note(pairs, marks)
-            self.stats.superseded += len(pairs)
-            return
-        try:
-            await self._call(lambda: self.sink.write(self.run, events, after), _limited(events))
-        except PermanentSinkError as error:
-            if len(pairs) == 1:
-                await self.give_up(pairs[0][0], error, marks, self._attempts)
+        _note(pairs, gone, after)
+        events = [event for _, event in pairs]
+        if events:
+            try:
+                await self._call(lambda: self.sink.write(self.run, events, after), _limited(events))
+            except PermanentSinkError as error:
+                await self._divide(pairs, marks, error)
                 return
-            middle = len(pairs) // 2
-            await self._write(pairs[:middle], marks)
-            await self._write(pairs[middle:], marks)
+            self.stats.delivered += len(events)
+            self.stats.batches += 1
+        # Where there are none: the call that writes what takes their place says so.
+        _note(pairs, gone, marks)
+        self.stats.superseded += len(gone)
+
+    async def _divide(
+        self, pairs: Sequence[tuple[Item, Event]], marks: Marks, error: PermanentSinkError
+    ) -> None:
+        """Write what was refused in two halves; one that stands alone is given up."""
+        if len(pairs) == 1:
+            await self.give_up(pairs[0][0], error, marks, self._attempts)
             return
-        _note(pairs, marks)
-        self.stats.delivered += len(events)
-        self.stats.superseded += len(pairs) - len(events)
-        self.stats.batches += 1
+        middle = len(pairs) // 2
+        await self._write(pairs[:middle], marks)
+        await self._write(pairs[middle:], marks)
 
     async def _call(self, call: Callable[[], Awaitable[T]], kinds: Collection[str] | None) -> T:
         """Call the sink in turn, until it works or is refused for good.
@@ -310,13 +320,9 @@ def _limited(events: Iterable[Event]) -> set[str]:
     return {event.kind for event in events if not is_unlimited(event.data)}
 
 
-def _note(pairs: Sequence[tuple[Item, Event | None]], marks: Marks) -> list[Event]:
-    """Note all of a batch in the marks; returns the events that are to be written."""
-    events: list[Event] = []
-    for item, event in pairs:
-        if event is None:
-            marks.add_superseded(item.source, item.number)
-        else:
-            marks.add_applied(item.source, item.number)
-            events.append(event)
-    return events
+def _note(pairs: Sequence[tuple[Item, Event]], gone: Sequence[Item], marks: Marks) -> None:
+    """Note what is written and what is left out."""
+    for item, _ in pairs:
+        marks.add_applied(item.source, item.number)
+    for item in gone:
+        marks.add_superseded(item.source, item.number)

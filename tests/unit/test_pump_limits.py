@@ -3,136 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from bus.circuit import MAX_PAUSE_SECONDS
 from bus.errors import RetryableSinkError
-from bus.eventlog.aio import AsyncEventLog
-from bus.events import Event
-from bus.idranges import IdRanges
-from bus.kinds import KINDS
-from bus.ratelimit import Rate, RateLimits
-from bus.sinks import Marks, RunRef
-from bus.topics import Topics
-from subscribers.worker.consumer import SinkConsumer
-from tests.fixtures.roadparts import RUN, FakeLink, event_bytes, source_of
-from tests.fixtures.roadsinks import MemoryLetters, MemoryLog, MemorySink
-from tests.fixtures.virtualtime import VirtualLoop, run_virtual
-
-SHARDS = 4
-ALL = frozenset(range(SHARDS))
-START = 1000.0
-
-OTHER = "r2"
-
-
-class CountingSink(MemorySink):
-    """Notes when it is called, and fails as it is told."""
-
-    kinds = frozenset(KINDS)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[float, str, list[str]]] = []
-        """Time since the start, run, and the kinds written; none when the run was opened."""
-        self.fails: Callable[[RunRef, float], Exception | None] = lambda run, now: None
-
-    async def open_run(self, run: RunRef) -> Marks:
-        self.note(run, [])
-        return await super().open_run(run)
-
-    async def write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
-        self.note(run, [event.kind for event in events])
-        await super().write(run, events, marks)
-
-    def note(self, run: RunRef, kinds: list[str]) -> None:
-        now = asyncio.get_running_loop().time() - START
-        self.calls.append((now, run.run, kinds))
-        error = self.fails(run, now)
-        if error is not None:
-            raise error
-
-    def times(self, run: str | None = None) -> list[float]:
-        """When it was asked to write."""
-        return [at for at, name, kinds in self.calls if kinds and run in {None, name}]
-
-
-class Bench:
-    """A consumer of all shards whose events are also in the log."""
-
-    def __init__(self, limits: RateLimits) -> None:
-        self.loop = cast("VirtualLoop", asyncio.get_running_loop())
-        self.sink = CountingSink()
-        self.log = MemoryLog(self.loop.time)
-        self.link = FakeLink()
-        self.last: Counter[str] = Counter()
-        self.consumer = SinkConsumer(
-            self.sink,
-            Topics(),
-            SHARDS,
-            cast("AsyncEventLog", self.log),
-            MemoryLetters(),
-            clock=self.loop.time,
-            limits=limits,
-        )
-
-    def deliver(
-        self, kind: str = "tags", run: str = RUN, data: Any = None, project: str = "digits"
-    ) -> None:
-        """The next event of a run, stored and delivered."""
-        source = source_of(run)
-        self.log.projects[run] = project
-        self.last[run] += 1
-        blob: dict[str, Any] = {"dataref": "file:///store/1"} if kind == "checkpoint" else {}
-        raw = event_bytes(self.last[run], kind, data, run, project=project, **blob)
-        self.log.events.setdefault(source, {})[self.last[run]] = raw
-        self.log.changed[source] = self.loop.time()
-        topic = Topics().event(project, run, kind)
-        self.consumer.on_delivery(0, self.link.deliver(topic, raw))
-        pump = self.consumer._pumps[project, run]
-        pump.feed.stored(source, IdRanges([(1, self.last[run])]))
-
-    def checkpoint(self, epoch: int, run: str = RUN, name: str = "last.pt", **flags: bool) -> None:
-        blob = {"name": name, "size": 1, "sha256": "0" * 64}
-        self.deliver("checkpoint", run, {"blob": blob, "epoch": epoch, **flags})
-
-    def written(self, run: str = RUN) -> list[int]:
-        return self.sink.ids(source_of(run), run)
-
-    def unacknowledged(self) -> int:
-        return self.link._packet_id - len(self.link.acked)
-
-
-@asynccontextmanager
-async def bench(limits: RateLimits | None = None) -> AsyncIterator[Bench]:
-    made = Bench(limits or RateLimits())
-    for shard in ALL:
-        made.consumer.on_shard(shard)
-    tending = asyncio.create_task(made.consumer.tend())
-    try:
-        yield made
-    finally:
-        tending.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await tending
-        await made.consumer.release(ALL)
-
-
-def limits(
-    sink: str | None = None, run: str | None = None, checkpoint: str | None = None
-) -> RateLimits:
-    return RateLimits(
-        Rate.parse(sink) if sink else None,
-        Rate.parse(run) if run else None,
-        {"checkpoint": Rate.parse(checkpoint)} if checkpoint else {},
-    )
+from tests.fixtures.limitbench import ALL, OTHER, START, bench, limits
+from tests.fixtures.roadparts import RUN, source_of
+from tests.fixtures.virtualtime import run_virtual
 
 
 def test_the_requests_of_many_runs_keep_the_limit_of_the_sink() -> None:
