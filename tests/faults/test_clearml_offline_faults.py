@@ -106,6 +106,17 @@ async def test_the_tail_of_a_write_that_was_cut_short_is_cut_off(
     assert console(root, feed) == ["a", "b"]
 
 
+async def test_console_lines_are_single_also_after_a_replay_by_force(
+    sink: OfflineSink, root: Path, feed: Feed
+) -> None:
+    lines = [feed.event("console", Console([f"line {n}"])) for n in range(3)]
+    await sink.open_run(feed.ref)
+    await sink.write(feed.ref, lines[:2], marks_of(lines[:2], dead=lines[2:]))
+    for _ in range(2):
+        await sink.write(feed.ref, lines, marks_of(lines))
+    assert console(root, feed) == ["line 0", "line 1", "line 2"]
+
+
 @pytest.mark.parametrize("name", ["trainbus.json", "metrics.jsonl"])
 async def test_a_session_that_lost_bytes_is_written_anew(
     sink: OfflineSink, root: Path, feed: Feed, name: str, caplog: pytest.LogCaptureFixture

@@ -145,8 +145,16 @@ def _write_lines(layout: Layout, planned: Plan, state: SessionState) -> None:
 
     state.metrics_bytes = append_lines(layout.folder / METRICS, state.metrics_bytes, lines())
     state.nonfinite = notes.text
-    console = joined(console_events(layout.id, planned.console))
-    state.log_bytes = append_lines(layout.folder / LOG, state.log_bytes, console)
+    # The importer would send a line twice that stands there twice. Of a replay by force it has all.
+    known = state.read_marks()
+    console = [event for event in planned.console if not _is_written(event, known)]
+    lines_of_log = joined(console_events(layout.id, console))
+    state.log_bytes = append_lines(layout.folder / LOG, state.log_bytes, lines_of_log)
+
+
+def _is_written(event: Event, marks: Marks) -> bool:
+    is_applied = marks.is_applied(event.source, event.id)
+    return is_applied and not marks.is_dead(event.source, event.id)
 
 
 def _commit(layout: Layout, state: SessionState) -> None:
