@@ -110,6 +110,28 @@ async def test_kinds_the_sink_has_no_use_for_count_as_applied() -> None:
     assert bench.stats.not_applicable == 1
 
 
+async def test_what_is_left_out_is_marked_in_the_call_that_takes_its_place() -> None:
+    sink, marks = Sink(), Marks()
+    bench = writer(sink)
+    await bench.write(items(1, 2, 3), marks, {(SOURCE, 1), (SOURCE, 2)})
+    assert sink.calls == [[3]]
+    assert str(sink.marks.superseded[SOURCE]) == str(marks.superseded[SOURCE]) == "1-2"
+    assert (bench.stats.superseded, bench.stats.delivered) == (2, 1)
+
+
+async def test_what_makes_way_for_an_event_that_is_refused_is_not_marked() -> None:
+    sink, letters, marks = (
+        Sink(lambda ids: PermanentSinkError("no") if 3 in ids else None),
+        Letters(),
+        Marks(),
+    )
+    bench = writer(sink, letters)
+    await bench.write(items(1, 2, 3), marks, {(SOURCE, 1)})
+    assert [number for number, _, _ in letters.kept] == [3]
+    assert str(marks.applied[SOURCE]) == "2-3"
+    assert bench.stats.superseded == 0
+
+
 async def test_a_sink_that_is_down_gets_the_same_batch_until_it_takes_it() -> None:
     failures = [RetryableSinkError("down"), RetryableSinkError("slow", 9.0)]
     waits: list[float] = []

@@ -184,6 +184,7 @@ def test_only_so_many_ranges_are_asked_for_at_once(monkeypatch: pytest.MonkeyPat
 
 def test_marks_read_again_that_hold_less_or_more_are_gone_on_from() -> None:
     feed = parking()
+    assert numbers(feed, "checkpoint") == []
     assert len(feed.open(Marks({SOURCE: IdRanges([(1, 2)])}))) == 1
     feed.wanted(0.0)
     # 3 was forgotten by the sink; 4 waits for its token still.

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.errors import ConfigError
-from bus.ratelimit import UNLIMITED, Rate, RateLimits, RunBuckets, TokenBucket
+from bus.kinds import Blob, Checkpoint, Tags
+from bus.ratelimit import UNLIMITED, Rate, RateLimits, RunBuckets, TokenBucket, is_unlimited
 from bus.turns import HANDICAP_SECONDS, LAST_RANK, Turns, rank_of
 
 RUN = ("digits", "r1")
@@ -179,6 +180,24 @@ def test_a_kind_has_tokens_of_its_own_in_each_run() -> None:
     assert buckets.wait_seconds(RUN, 1.0, {"metrics"}) == 0
     assert buckets.wait_seconds(RUN, 1.0, {"metrics", "checkpoint"}) == pytest.approx(899)
     assert buckets.blocked(RUN, 900.0) == frozenset()
+    assert buckets.kind_wait_seconds(RUN, 1.0, {"metrics", "checkpoint"}) == pytest.approx(899)
+    assert buckets.kind_wait_seconds(RUN, 1.0, {"metrics"}) == 0
+
+
+def test_a_run_knows_whether_several_events_of_a_kind_could_go_one_by_one() -> None:
+    limits = RateLimits(kinds={"checkpoint": Rate.parse("1/s burst 3")})
+    buckets = RunBuckets(limits)
+    buckets.begin(RUN, 0.0, math.inf)
+    assert buckets.has_tokens(RUN, 0.0, "checkpoint", 3)
+    assert not buckets.has_tokens(RUN, 0.0, "checkpoint", 4)
+    assert buckets.has_tokens(RUN, 0.0, "metrics", 1000)
+
+
+def test_only_the_final_checkpoint_is_not_held_to_the_limit_of_its_kind() -> None:
+    blob = Blob("best.pt", 1, "0" * 64)
+    assert is_unlimited(Checkpoint(blob, is_final=True))
+    assert not is_unlimited(Checkpoint(blob, is_best=True))
+    assert not is_unlimited(Tags({"final": "yes"}))
 
 
 # -- turns
