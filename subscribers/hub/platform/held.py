@@ -116,7 +116,7 @@ class Told(Struct, omit_defaults=True):
         model_path: Of the checkpoint that Platform holds as the run's model.
         is_best: That is a best one.
         staged: A checkpoint that has only been uploaded.
-        is_stopped: Whoever listens was told that the run is to stop.
+        stops: How many workers have passed on that the run is to stop.
         done: Requests made for events whose marks are not written yet.
         refused: What was refused after its events had been accepted.
     """
@@ -128,7 +128,7 @@ class Told(Struct, omit_defaults=True):
     model_size: int = 0
     is_best: bool = False
     staged: Staged | None = None
-    is_stopped: bool = False
+    stops: int = 0
     done: list[str] = field(default_factory=list)
     refused: int = 0
 

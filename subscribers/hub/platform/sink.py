@@ -49,8 +49,8 @@ _LIMITS = BatchLimits(events=200, size_bytes=1024 * 1024)
 _CALLS_AT_ONCE = 50
 """Requests that a part of a batch asks for, but for one event that alone asks for more."""
 
-_CHECKPOINTS = Rate(1 / 900, 2)
-"""As Platform's own client: one in 15 minutes, and the last one does not have to wait for it."""
+_CHECKPOINTS = Rate(1 / 900, 1)
+"""As Platform's own client: one in 15 minutes. A final one does not have to wait for that."""
 
 _LOOK_SECONDS = 30.0
 _QUIET_SECONDS = 60.0
@@ -62,7 +62,9 @@ _PARTIAL_SECONDS = 900.0
 _TIMES = Times(call_seconds=90.0)
 """Platform copies a checkpoint before it answers; its own client waits as long."""
 
-_SHOWN_RUNS = 20
+_SHOWN_RUNS = 3
+_SHOWN_CHARACTERS = 60
+"""Of a run's id: heartbeats stay small."""
 
 _Key = tuple[str, str]
 
@@ -154,12 +156,12 @@ class PlatformSink:
     def state(self) -> dict[str, Any]:
         """Uploads under way, how much of the limits is used, and which runs were stopped there."""
         states = self._states.values()
-        stopped = sorted(state.run.run for state in states if state.told.is_stopped)
+        stopped = sorted(s.run.run[:_SHOWN_CHARACTERS] for s in states if s.told.stops)
         refused = sum(state.told.refused for state in states)
         return {
             **self._uploads.state(),
             **self._quota.used(),
-            **({"stopped_there": stopped[:_SHOWN_RUNS]} if stopped else {}),
+            **({"stopped": len(stopped), "stopped_runs": stopped[:_SHOWN_RUNS]} if stopped else {}),
             **({"refused": refused} if refused else {}),
         }
 

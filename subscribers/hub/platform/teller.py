@@ -34,6 +34,8 @@ _REFUSED_DATA = {400, 413, 422}
 _REFUSED_SECONDS = 60.0
 """A run that Platform will not have is not offered again for every event of it."""
 
+_MAX_STOPS = 5
+
 _UPLOADS_AT_ONCE = 16
 """A few hundred KiB each."""
 
@@ -62,6 +64,7 @@ class RunState:
         held: What its events have said, as kept.
         told: What Platform has answered; newer than kept while a batch is written.
         refusal: Platform will not have the run at all.
+        has_passed_stop: This worker has passed on that it is to stop.
         warned: What was logged about it.
     """
 
@@ -70,6 +73,7 @@ class RunState:
     held: Held
     told: Told
     refusal: Refusal | None = None
+    has_passed_stop: bool = False
     warned: set[str] = field(default_factory=set)
 
     def check_refusal(self, is_start: bool, now: float) -> None:
@@ -172,6 +176,8 @@ class Teller:
             raise RetryableSinkError(
                 f"sending {call.event} of run {state.run.run!r}: the answer names no model"
             )
+        if told is not state.told:
+            state.has_passed_stop = False
         state.told, state.refusal = told, None
         self._hear(state, answer)
 
@@ -265,17 +271,23 @@ class Teller:
         for name in ("warning", "ignored"):
             if text := _text(answer, name):
                 self._warn(state, f"Platform says {name}: {one_line(text)}")
-        if answer.get("cancelled") is True and not told.is_stopped:
+        if answer.get("cancelled") is True and not state.has_passed_stop:
             self._stop(state, _text(answer, "reason"))
 
     def _stop(self, state: RunState, reason: str) -> None:
-        """Pass on that somebody has pressed stop; once, also when another worker takes over."""
+        """Pass on that somebody has pressed stop: once, and once more by each that takes over.
+
+        A notice that was not on its way yet was lost with the worker before. It is not repeated
+        for ever: Platform says the same with every answer, as long as the training goes on.
+        """
         why = "stopped on Ultralytics Platform"
         why += f": {one_line(reason)}" if reason else ""
         self._warn(state, why)
         if self.on_stop is not None:
-            self.on_stop(state.run, why)
-            state.told.is_stopped = True
+            state.has_passed_stop = True
+            if state.told.stops < _MAX_STOPS:
+                state.told.stops += 1
+                self.on_stop(state.run, why)
 
     def _warn(self, state: RunState, text: str) -> None:
         if text not in state.warned:
