@@ -13,6 +13,7 @@ from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.events import Event
 from bus.kinds import Console
 from subscribers.clearml.api import Api
+from subscribers.clearml.media import figure
 from subscribers.clearml.names import event_key
 from subscribers.clearml.plan import Picture
 from subscribers.clearml.points import NonFiniteNotes, event_of_point, points_of, to_ms
@@ -80,39 +81,13 @@ def event_of_picture(
     }
     if picture.is_plot and size is not None:
         plot_key = event_key(picture.metric)
-        line |= {"type": "plot", "plot_str": _figure(picture, url, size)}
+        shown = figure(f"{picture.metric}/{picture.variant}", url, size)
+        line |= {"type": "plot", "plot_str": json.dumps(shown)}
         if plot_key is not None:
             line["key"] = plot_key
     else:
         line |= {"key": key, "url": url}
     return orjson.dumps(line)
-
-
-def _figure(picture: Picture, url: str, size: tuple[int, int]) -> str:
-    """A plotly figure with a picture in it, as ``create_image_plot`` of the SDK makes it."""
-    width, height = size
-    image = {
-        "sizex": width,
-        "sizey": height,
-        "xref": "x",
-        "yref": "y",
-        "opacity": 1.0,
-        "x": 0,
-        "y": height,
-        "sizing": "contain",
-        "layer": "below",
-        "source": url,
-    }
-    layout = {
-        "xaxis": {"visible": False, "range": [0, width]},
-        "yaxis": {"visible": False, "range": [0, height], "scaleanchor": "x"},
-        "margin": {"l": 0, "r": 0, "t": 64, "b": 0},
-        "images": [image],
-        "showlegend": False,
-        "title": f"{picture.metric}/{picture.variant}",
-        "name": None,
-    }
-    return json.dumps({"data": [], "layout": layout})
 
 
 def send(api: Api, lines: Iterable[bytes], stop: Flag) -> int:

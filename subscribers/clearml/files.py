@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
@@ -15,24 +14,14 @@ from fsspec.core import url_to_fs
 from bus.artifacts import fetch
 from bus.errors import PermanentSinkError, RetryableSinkError
 from bus.events import Event
-from bus.kinds import Artifact, Blob, Checkpoint, Image, Model, Plot
 from subscribers.clearml.api import Api
 from subscribers.clearml.events import event_of_picture
+from subscribers.clearml.media import blob_of, picture_size
 from subscribers.clearml.names import level, suffix_of
 from subscribers.clearml.plan import Picture
 from subscribers.clearml.tasks import TaskState
 
-__all__ = ["blob_of", "fetched", "picture_line", "put", "readable_url"]
-
-_READABLE = {"azure", "gs", "http", "https", "s3"}
-"""Schemes that ClearML's StorageManager reads on any machine."""
-
-_PAGES = {".htm", ".html"}
-
-
-def blob_of(event: Event) -> Blob:
-    """The blob of an event that has one."""
-    return cast("Artifact | Checkpoint | Image | Model | Plot", event.data).blob
+__all__ = ["fetched", "picture_line", "put"]
 
 
 @contextmanager
@@ -71,16 +60,9 @@ def picture_line(api: Api, state: TaskState, picture: Picture) -> bytes:
     name = f"{title}_{series}_{picture.iteration:08d}{suffix}"
     path = f"{state.folder}/{kind}/{title}/{series}/{name}"
     with fetched(picture.event) as file:
-        size = None if suffix.lower() in _PAGES else _size_of(file)
+        size = picture_size(file, blob_of(picture.event).name)
         url = api.upload(file, path)
     return event_of_picture(state.task, picture, path, url, size)
-
-
-def readable_url(event: Event) -> str | None:
-    """The URL of a blob in the artifact store, if every client of ClearML can read it."""
-    url = event.dataref or ""
-    is_readable = urlsplit(url).scheme in _READABLE and not blob_of(event).is_folder
-    return url if is_readable else None
 
 
 def put(api: Api, file: Path, path: str, destination: str = "") -> str:
@@ -112,16 +94,3 @@ def put(api: Api, file: Path, path: str, destination: str = "") -> str:
         reason = f"{type(error).__name__}: {error}"
         raise RetryableSinkError(f"output destination {destination!r}: {reason}") from error
     return url if scheme else Path(target).as_uri()
-
-
-def _size_of(file: Path) -> tuple[int, int] | None:
-    """Width and height of a picture, read from its first bytes."""
-    # clearml brings Pillow along. Here, because only pictures need it.
-    from PIL import Image as Pillow
-
-    try:
-        with Pillow.open(file) as picture:
-            return picture.size
-    except OSError:
-        # A format it does not know, such as SVG: browsers scale it.
-        return 640, 480

@@ -13,7 +13,8 @@ from typing import cast
 from bus.events import Event
 from bus.kinds import Artifact
 from subscribers.clearml.api import Api
-from subscribers.clearml.files import blob_of, fetched, put, readable_url
+from subscribers.clearml.files import fetched, put
+from subscribers.clearml.media import blob_of, readable_url
 from subscribers.clearml.names import file_path, level, model_name, own_property, suffix_of
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.plan import OutputModel

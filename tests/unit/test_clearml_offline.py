@@ -20,6 +20,7 @@ from bus.errors import PermanentSinkError
 from bus.events import Event
 from bus.kinds import Image, Model, Params, RunStarted
 from bus.sinks import Marks, PointCounter, RunRef
+from subscribers.clearml.media import picture_size
 from subscribers.clearml.offline import blobs, session
 from subscribers.clearml.offline.layout import Layout, plain
 from subscribers.clearml.offline.lines import MAX_EVENTS, joined, picture_event, point_events
@@ -175,7 +176,8 @@ def test_the_size_of_a_picture_is_read_where_it_can_be(
     tmp_path: Path, content: bytes, size: tuple[int, int]
 ) -> None:
     (tmp_path / "picture").write_bytes(content)
-    assert blobs.picture_size(tmp_path / "picture") == size
+    assert picture_size(tmp_path / "picture", "picture") == size
+    assert picture_size(tmp_path / "picture", "page.HTML") is None
 
 
 def test_the_folder_is_the_users_or_in_the_data_folder(tmp_path: Path) -> None:

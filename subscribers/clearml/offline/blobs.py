@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import struct
 import zipfile
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import cast
-from urllib.parse import urlsplit
 
 from msgspec import structs
 
 from bus.artifacts import fetch
 from bus.errors import PermanentSinkError
 from bus.events import Event
-from bus.kinds import Artifact, Blob, Checkpoint, Image, Model, Plot
+from bus.kinds import Artifact, Blob, Checkpoint, Model
+from subscribers.clearml.media import blob_of, picture_size, readable_url
 from subscribers.clearml.names import suffix_of
 from subscribers.clearml.offline.files import make_folder, replace_with
 from subscribers.clearml.offline.layout import Layout
@@ -24,15 +23,7 @@ from subscribers.clearml.offline.state import ArtifactEntry, ModelEntry
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.plan import OutputModel, Picture
 
-__all__ = ["keep_artifact", "keep_model", "keep_picture", "picture_size"]
-
-_READABLE = {"azure", "gs", "http", "https", "s3"}
-"""Schemes of URLs that clearml itself can read."""
-
-_PAGES = {".htm", ".html"}
-
-_FRAME = (640, 480)
-"""Of a picture whose size is not known, as in the SDK."""
+__all__ = ["keep_artifact", "keep_model", "keep_picture"]
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Of files in a zip: the same folder gives the same bytes."""
@@ -49,13 +40,13 @@ def keep_picture(layout: Layout, picture: Picture) -> tuple[str, tuple[int, int]
     Raises:
         PermanentSinkError: It is a folder.
     """
-    blob = _blob_of(picture.event)
+    blob = blob_of(picture.event)
     if blob.is_folder:
         raise PermanentSinkError(f"{blob.name!r} is a folder: a picture is one file")
     path = layout.picture_path(picture.metric, picture.variant, picture.iteration, blob.name)
     file = layout.folder / "data" / path
     _copy(layout, picture.event, file)
-    return path, None if suffix_of(blob.name).lower() in _PAGES else picture_size(file)
+    return path, picture_size(file, blob.name)
 
 
 def keep_artifact(layout: Layout, event: Event) -> tuple[str, ArtifactEntry]:
@@ -92,10 +83,9 @@ def keep_model(layout: Layout, model: OutputModel, options: RunOptions) -> Model
         framework=_framework_of(data) if data.blob.is_folder else None,
         is_package=data.blob.is_folder,
     )
-    assert event.dataref is not None
-    is_readable = urlsplit(event.dataref).scheme in _READABLE
-    if options.store_urls and is_readable and not data.blob.is_folder:
-        return structs.replace(entry, url=event.dataref)
+    url = readable_url(event) if options.store_urls else None
+    if url is not None:
+        return structs.replace(entry, url=url)
     # One suffix: the task lists the model under what stands before it.
     suffix = (
         ".zip" if data.blob.is_folder else PurePosixPath(f"x{suffix_of(data.blob.name)}").suffix
@@ -109,29 +99,9 @@ def _framework_of(data: Checkpoint | Model) -> str:
     return (data.flavor if isinstance(data, Model) else "") or "folder"
 
 
-def picture_size(file: Path) -> tuple[int, int]:
-    """Width and height in pixels; those of a frame where they cannot be known.
-
-    Of a PNG the first chunk holds them. Others are known where Pillow is installed.
-    """
-    with file.open("rb") as opened:
-        head = opened.read(24)
-    if len(head) == 24 and head[:8] == b"\x89PNG\r\n\x1a\n" and head[12:16] == b"IHDR":
-        width, height = struct.unpack(">II", head[16:24])
-        return (width, height) if width and height else _FRAME
-    try:
-        # Here, because a session needs no package for it.
-        from PIL import Image as Pillow
-
-        with Pillow.open(file) as picture:
-            return picture.size
-    except (ImportError, OSError):
-        return _FRAME
-
-
 def _copy(layout: Layout, event: Event, file: Path) -> None:
     """Fetch the blob of an event to a file; a folder as a zip."""
-    blob = _blob_of(event)
+    blob = blob_of(event)
     dataref = event.dataref
     assert dataref is not None
     make_folder(file.parent, layout.root)
@@ -166,7 +136,3 @@ def _zip(folder: Path, target: Path) -> None:
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _blob_of(event: Event) -> Blob:
-    return cast("Artifact | Checkpoint | Image | Model | Plot", event.data).blob

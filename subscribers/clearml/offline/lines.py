@@ -12,6 +12,7 @@ from typing import Any
 
 from bus.events import Event
 from bus.kinds import Console
+from subscribers.clearml.media import figure
 from subscribers.clearml.names import event_key
 from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.plan import Picture
@@ -26,9 +27,6 @@ __all__ = ["MAX_EVENTS", "console_events", "joined", "picture_event", "point_eve
 
 MAX_EVENTS = 500
 """Events of one line, which the importer sends in one call: the server writes as many at a time."""
-
-_WIDTH = 640
-"""Of the frame of a plot that shows a picture, as in the SDK."""
 
 
 def joined(events: Iterable[dict[str, Any]]) -> Iterator[bytes]:
@@ -72,7 +70,8 @@ def picture_event(
         return event | {"key": path, "url": path}
     key = event_key(picture.metric)
     keyed = {} if key is None else {"key": key}
-    return event | {"plot_str": json.dumps(_figure(picture, path, size)), **keyed}
+    shown = figure(f"{picture.metric}/{picture.variant}", path, size)
+    return event | {"plot_str": json.dumps(shown), **keyed}
 
 
 def console_events(session: str, events: Iterable[Event]) -> Iterator[dict[str, Any]]:
@@ -88,30 +87,3 @@ def console_events(session: str, events: Iterable[Event]) -> Iterator[dict[str, 
                 "worker": worker,
                 "msg": line,
             }
-
-
-def _figure(picture: Picture, source: str, size: tuple[int, int]) -> dict[str, Any]:
-    """What ``Logger.report_image`` of the SDK makes of a picture that is to be a plot."""
-    height = max(round(_WIDTH * size[1] / size[0]), 1)
-    image = {
-        "sizex": _WIDTH,
-        "sizey": height,
-        "xref": "x",
-        "yref": "y",
-        "opacity": 1.0,
-        "x": 0,
-        "y": height,
-        "sizing": "contain",
-        "layer": "below",
-        "source": source,
-    }
-    layout = {
-        "xaxis": {"visible": False, "range": [0, _WIDTH]},
-        "yaxis": {"visible": False, "range": [0, height], "scaleanchor": "x"},
-        "margin": {"l": 0, "r": 0, "t": 64, "b": 0},
-        "images": [image],
-        "showlegend": False,
-        "title": f"{picture.metric}/{picture.variant}",
-        "name": None,
-    }
-    return {"data": [], "layout": layout}
