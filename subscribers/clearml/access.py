@@ -104,13 +104,15 @@ def _find(environ: Mapping[str, str], home: Path | None) -> Access | None:
     if not token and not access_key:
         return None
     api_host = _variable(environ, "CLEARML_API_HOST") or config.get("api_server", "")
+    files_host = _variable(environ, "CLEARML_FILES_HOST") or config.get("files_server", "")
+    web_host = _variable(environ, "CLEARML_WEB_HOST") or config.get("web_server", "")
     return Access(
         api_host=api_host.rstrip("/"),
         access_key=access_key,
         secret_key=secret_key,
         token=token,
-        files_host=_variable(environ, "CLEARML_FILES_HOST") or config.get("files_server", ""),
-        web_host=_variable(environ, "CLEARML_WEB_HOST") or config.get("web_server", ""),
+        files_host=files_host.rstrip("/"),
+        web_host=web_host.rstrip("/"),
         source=source,
         timeout_seconds=_timeout(environ),
     )

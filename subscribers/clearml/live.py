@@ -7,7 +7,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from bus.errors import PermanentSinkError
 from bus.events import Event
 from bus.sinks import BatchLimits, Marks, RunRef, SinkContents, StopListener
 from subscribers.clearml import tasks
@@ -15,6 +17,7 @@ from subscribers.clearml.access import Access
 from subscribers.clearml.api import Api
 from subscribers.clearml.files import picture_line
 from subscribers.clearml.models import FRAMEWORK, log_artifact, log_model
+from subscribers.clearml.names import project_name
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.plan import KINDS, Plan, plan
 from subscribers.clearml.points import NonFiniteNotes, expected_points
@@ -48,7 +51,8 @@ class LiveSink:
         self._clock = clock
         self._states: dict[_Key, TaskState] = {}
         self._locks: dict[_Key, asyncio.Lock] = {}
-        self._creating = asyncio.Lock()
+        self._project_lock = asyncio.Lock()
+        self._projects: dict[str, str] = {}
         self._tell: StopListener | None = None
         self._told: set[_Key] = set()
 
@@ -59,8 +63,8 @@ class LiveSink:
 
     @property
     def limits(self) -> BatchLimits:
-        """The default: about two hundred thousand points at the most."""
-        return BatchLimits()
+        """At most some fifty thousand points, a hundred calls: a failure repeats them all."""
+        return BatchLimits(size_bytes=1024 * 1024)
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -110,15 +114,17 @@ class LiveSink:
 
     async def keep_alive(self, run: RunRef) -> None:
         """Keep the server's watchdog away; begin a task again that it stopped in an outage."""
-        lock = self._lock_of(run)
-        if lock.locked():
+        key, doing = _key_of(run), f"keeping run {run.run!r} alive"
+        state = self._states.get(key)
+        if state is None:
+            state = await self._tracker.call(doing, _keep_alive, TaskState(run))
+        elif self._lock_of(run).locked():
             # A write is under way, which does as well.
             return
-        async with lock:
-            open_state = self._states.get(_key_of(run))
-            doing = f"keeping run {run.run!r} alive"
-            state = await self._tracker.call(doing, _keep_alive, open_state or TaskState(run))
-            if open_state is not None:
+        else:
+            async with self._lock_of(run):
+                # A copy: the worker may give up waiting, and write, before the call ends.
+                state.take_over(await self._tracker.call(doing, _keep_alive, replace(state)))
                 state.seen_seconds = self._clock()
         self._tell_if_aborted(run, state)
 
@@ -143,15 +149,34 @@ class LiveSink:
     async def _prepare(self, state: TaskState, planned: Plan, *, is_empty: bool) -> None:
         run = state.ref.run
         if not state.task:
-            # One at a time: runs of a new project would all try to create it.
-            async with self._creating:
-                options = planned.options or RunOptions()
-                doing = f"creating the task of run {run!r}"
-                await self._tracker.call(doing, tasks.create_task, state, options)
+            await self._create(state, planned.options or RunOptions())
         elif self._clock() - state.seen_seconds > _STALE_SECONDS:
             await self._tracker.call(f"looking at run {run!r}", tasks.refresh, state)
         if not is_empty:
             await self._tracker.call(f"beginning run {run!r}", begin, state, planned)
+
+    async def _create(self, state: TaskState, options: RunOptions) -> None:
+        doing = f"creating the task of run {state.ref.run!r}"
+        name = options.project or project_name(state.ref.project)
+        is_known = name in self._projects
+        try:
+            project = await self._project(name)
+            await self._tracker.call(doing, tasks.create_task, state, options, project)
+        except PermanentSinkError:
+            if not is_known:
+                raise
+            # Somebody may have deleted the project since it was looked up.
+            self._projects.pop(name, None)
+            await self._create(state, options)
+
+    async def _project(self, name: str) -> str:
+        # One at a time: runs of a new project would all try to create it.
+        async with self._project_lock:
+            if name not in self._projects:
+                doing = f"opening project {name!r}"
+                found = await self._tracker.call(doing, tasks.project_id, name)
+                self._projects[name] = found
+            return self._projects[name]
 
     async def _send(self, state: TaskState, planned: Plan, stop: threading.Event) -> NonFiniteNotes:
         lines = []
@@ -162,8 +187,11 @@ class LiveSink:
             )
         doing = f"writing to run {state.ref.run!r}"
         notes = await self._tracker.call(doing, send_events, state, planned, lines, stop)
-        await self._tracker.call(f"describing run {state.ref.run!r}", describe, state, planned)
         options = planned.options or state.options
+        is_moving = planned.options is not None and options.project
+        project = await self._project(options.project) if is_moving else state.project
+        doing = f"describing run {state.ref.run!r}"
+        await self._tracker.call(doing, describe, state, planned, project)
         framework = planned.framework or state.properties.get(FRAMEWORK, "")
         for model in planned.models:
             if model.is_kept or options.all_checkpoints:

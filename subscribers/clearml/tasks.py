@@ -22,7 +22,6 @@ from subscribers.clearml.errors import AnswerError
 from subscribers.clearml.names import (
     PROPERTIES,
     own_property,
-    project_name,
     run_tag,
     task_folder,
     task_name,
@@ -125,6 +124,11 @@ class TaskState:
         """Where its files lie on the file server."""
         return task_folder(self.ref.project, self.ref.run_name, self.task)
 
+    def take_over(self, other: TaskState) -> None:
+        """Take over what others may have changed."""
+        self.project, self.status, self.was_silent = other.project, other.status, other.was_silent
+        self.parent, self.tags = other.parent, other.tags
+
     def read(self, document: Mapping[str, Any]) -> None:
         """Take over all that the server says."""
         self.read_again(document)
@@ -200,8 +204,11 @@ def project_id(api: Api, name: str) -> str:
         return found
 
 
-def create_task(api: Api, state: TaskState, options: RunOptions) -> None:
-    """Create the task of a run, unless an earlier try did and did not live to see the answer."""
+def create_task(api: Api, state: TaskState, options: RunOptions, project: str) -> None:
+    """Create the task of a run, unless an earlier try did and did not live to see the answer.
+
+    ``project`` is ClearML's id of the project it goes to.
+    """
     found = find_task(api, state.ref)
     if not found.task:
         ref = state.ref
@@ -209,7 +216,7 @@ def create_task(api: Api, state: TaskState, options: RunOptions) -> None:
         body = {
             "name": task_name(ref.run_name),
             "type": options.task_type,
-            "project": project_id(api, options.project or project_name(ref.project)),
+            "project": project,
             "tags": [run_tag(ref.run)],
             "system_tags": ["development"],
             "comment": "",
@@ -218,11 +225,10 @@ def create_task(api: Api, state: TaskState, options: RunOptions) -> None:
         if options.output_destination:
             body["output_dest"] = options.output_destination
         created = str(api.call("tasks.create", body)["id"])
-        found = TaskState(ref, created, str(body["project"]), "created")
+        found = TaskState(ref, created, project, "created")
         found.tags, found.properties = [run_tag(ref.run)], own
-    state.task, state.project, state.status = found.task, found.project, found.status
-    state.tags, state.properties, state.life = found.tags, found.properties, found.life
-    state.parent = found.parent
+    state.take_over(found)
+    state.task, state.properties, state.life = found.task, found.properties, found.life
 
 
 def start(api: Api, state: TaskState) -> None:

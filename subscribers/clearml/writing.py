@@ -98,9 +98,14 @@ def send_events(
     return notes
 
 
-def describe(api: Api, state: TaskState, planned: Plan) -> None:
-    """Write name, place, tags, hyperparameters and configuration."""
+def describe(api: Api, state: TaskState, planned: Plan, project: str) -> None:
+    """Write what describes the task, its hyperparameters and configuration.
+
+    ``project`` is ClearML's id of the project it is to be in.
+    """
     fields = _fields(api, state, planned)
+    if project != state.project:
+        fields["project"] = project
     with explained(api, state):
         if fields:
             api.call("tasks.edit", {"task": state.task, "force": True, **fields})
@@ -167,9 +172,6 @@ def _fields(api: Api, state: TaskState, planned: Plan) -> dict[str, Any]:
         fields["type"] = options.task_type
         if options.output_destination:
             fields["output_dest"] = options.output_destination
-        wanted = tasks.project_id(api, options.project) if options.project else state.project
-        if wanted != state.project:
-            fields["project"] = wanted
     return fields
 
 

@@ -176,6 +176,19 @@ async def test_a_deleted_task_is_left_deleted(
     assert await sink.contents(feed.ref) is None
 
 
+async def test_a_project_that_was_deleted_is_created_again_for_the_next_run(
+    sink: LiveSink, clearml_server: ClearmlServer
+) -> None:
+    first, second = Feed("first", "digits"), Feed("second", "digits")
+    events = [first.started()]
+    await sink.write(first.ref, events, marks_of(events))
+    with clearml_server.store.lock:
+        clearml_server.store.projects.clear()
+    events = [second.started()]
+    await sink.write(second.ref, events, marks_of(events))
+    assert task_of(clearml_server, second.ref)["project"] == clearml_server.project("digits")["id"]
+
+
 async def test_a_quiet_run_is_kept_alive_and_begun_again_after_the_watchdog(
     sink: LiveSink, clearml_server: ClearmlServer, tmp_path: Path
 ) -> None:
