@@ -19,6 +19,7 @@ from bus.errors import (
     SinkError,
 )
 from bus.eventlog.aio import AsyncEventLog
+from bus.idranges import IdRanges
 from bus.kinds import Summary
 from subscribers.hub.http import Times
 from subscribers.hub.v1.sink import HubSink
@@ -27,7 +28,6 @@ from tests.fixtures.hub import (
     HubServer,
     begin,
     checkpoint,
-    hold_in_log,
     make_hub_sink,
     stored_file,
     write,
@@ -35,6 +35,16 @@ from tests.fixtures.hub import (
 from tests.fixtures.processes import until
 
 MAP = "metrics/mAP50-95(B)"
+
+
+class Clock:
+    """Unix seconds, as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def ready(server: HubServer, home: Path, **more: Any) -> tuple[HubSink, Feed]:
@@ -54,9 +64,11 @@ def told(server: HubServer) -> list[tuple[str, int, object]]:
 async def test_a_checkpoint_arrives_whole_with_what_is_known_of_it(
     hub_server: HubServer, tmp_path: Path
 ) -> None:
-    sink, feed = await ready(hub_server, tmp_path)
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
     content = os.urandom(3_000_000)
     await write(sink, feed, [checkpoint(feed, tmp_path, content, epoch=4)])
+    clock.now += 900
     await write(sink, feed, [checkpoint(feed, tmp_path, content[1:], epoch=5, is_best=True)])
     assert told(hub_server) == [("epoch", 4, False), ("epoch", 5, True)]
     (model,) = hub_server.models
@@ -87,64 +99,138 @@ async def test_without_metrics_the_final_model_carries_its_fitness(
     await sink.close()
 
 
-async def test_of_a_batch_the_best_goes_and_the_last_waits_for_the_next_upload(
+async def superseded(sink: HubSink, feed: Feed) -> set[int]:
+    """The ids that the receipt is told were left out."""
+    contents = await sink.contents(feed.ref)
+    assert contents is not None
+    found = contents.marks.superseded.get(feed.source, IdRanges())
+    return {number for first, last in found for number in range(first, last + 1)}
+
+
+async def test_within_a_quarter_of_an_hour_only_the_latest_best_and_last_wait(
     hub_server: HubServer, tmp_path: Path
 ) -> None:
-    sink, feed = await ready(hub_server, tmp_path)
-    batch = [checkpoint(feed, tmp_path, epoch=n, is_best=n in {1, 3}) for n in range(6)]
-    await write(sink, feed, batch)
-    assert told(hub_server) == [("epoch", 3, True)]
-    contents = await sink.contents(feed.ref)
-    assert contents is not None
-    left_out = [batch[n].id for n in (0, 1, 2, 4)]
-    assert [n for n in range(1, 20) if n in contents.marks.superseded[feed.source]] == left_out
-    # The next one takes the place of the one that waits.
-    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=6)])
-    assert told(hub_server)[1:] == [("epoch", 6, False)]
-    contents = await sink.contents(feed.ref)
-    assert contents is not None
-    assert batch[5].id in contents.marks.superseded[feed.source]
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    events = [checkpoint(feed, tmp_path, epoch=n, is_best=n in {2, 4}) for n in range(8)]
+    for event in events:
+        await write(sink, feed, [event])
+        clock.now += 100
+    assert told(hub_server) == [("epoch", 0, False)]
+    assert await superseded(sink, feed) == {events[n].id for n in (1, 2, 3, 5, 6)}
+    # A new owner goes on with it, with the next event of any kind.
+    other = make_hub_sink(hub_server, tmp_path, clock=clock)
+    for epoch, (now, uploads) in enumerate([(1899, 1), (1900, 2), (2799, 2), (2800, 3), (9000, 3)]):
+        clock.now = now
+        await write(other, feed, [feed.metrics([MAP], range(epoch, epoch + 1))])
+        assert len(told(hub_server)) == uploads
+    assert told(hub_server)[1:] == [("epoch", 4, True), ("epoch", 7, False)]
     await sink.close()
+    await other.close()
 
 
 @pytest.mark.parametrize("status", ["failed", "completed"])
-async def test_the_last_weights_that_wait_are_uploaded_when_the_run_ends_without_a_final_model(
+async def test_what_waits_is_uploaded_when_the_run_ends_without_a_final_model(
     hub_server: HubServer, tmp_path: Path, status: str
 ) -> None:
     sink, feed = await ready(hub_server, tmp_path)
-    best = checkpoint(feed, tmp_path, epoch=1, is_best=True)
-    last = checkpoint(feed, tmp_path, epoch=2)
-    await hold_in_log(tmp_path, best, last)
-    await write(sink, feed, [best, last])
-    await write(sink, feed, [feed.finished(status)])
-    assert told(hub_server) == [("epoch", 1, True), ("epoch", 2, False)]
+    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=0)])
+    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=1, is_best=True)])
+    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=2)])
+    end = [feed.finished(status)]
+    fault = hub_server.fail("upload", status=502)
+    with pytest.raises(RetryableSinkError):
+        await sink.write(feed.ref, end, marks_of(end))
+    assert fault.hits == 1
+    hub_server.stand_in.faults.clear()
+    await write(sink, feed, end)
+    assert told(hub_server) == [("epoch", 0, False), ("epoch", 1, True), ("epoch", 2, False)]
+    assert await superseded(sink, feed) == set()
     await sink.close()
 
 
-async def test_the_last_weights_that_wait_make_way_for_the_final_model(
+async def test_what_waits_makes_way_for_the_final_model(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    events = [checkpoint(feed, tmp_path, epoch=n, is_best=n == 1) for n in range(3)]
+    for event in events:
+        await write(sink, feed, [event])
+    late = checkpoint(feed, tmp_path, epoch=3)
+    final = checkpoint(feed, tmp_path, is_final=True, epoch=3)
+    await write(sink, feed, [final])
+    clock.now += 5000
+    # A limit of the worker may let the final one overtake others.
+    await write(sink, feed, [late], [feed.finished()])
+    assert told(hub_server) == [("epoch", 0, False), ("final", 3, 0.0)]
+    assert await superseded(sink, feed) == {one.id for one in (*events[1:], late)}
+    await sink.close()
+
+
+async def test_a_second_attempt_uploads_again_after_a_final_model(
     hub_server: HubServer, tmp_path: Path
 ) -> None:
     sink, feed = await ready(hub_server, tmp_path)
-    best = checkpoint(feed, tmp_path, epoch=1, is_best=True)
-    last = checkpoint(feed, tmp_path, epoch=2)
-    await hold_in_log(tmp_path, best, last)
-    await write(sink, feed, [best, last])
-    await write(sink, feed, [checkpoint(feed, tmp_path, is_final=True, epoch=2), feed.finished()])
-    assert [kind for kind, *_ in told(hub_server)] == ["epoch", "final"]
+    await write(sink, feed, [checkpoint(feed, tmp_path, is_final=True, epoch=3)])
+    again = Feed("r1", "digits", attempt=2)
+    await write(sink, again, [again.started(), checkpoint(again, tmp_path, epoch=4)])
+    assert told(hub_server) == [("final", 3, 0.0), ("epoch", 4, False)]
     await sink.close()
 
 
-async def test_weights_that_wait_and_are_gone_do_not_cost_the_end_of_the_run(
+async def test_weights_that_wait_and_are_gone_are_given_up_and_cost_nothing_else(
     hub_server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink, feed = await ready(hub_server, tmp_path)
-    best = checkpoint(feed, tmp_path, b"best", epoch=1, is_best=True)
-    last = checkpoint(feed, tmp_path, b"last", epoch=2)
-    await hold_in_log(tmp_path, best, last)
-    await write(sink, feed, [best, last])
-    stored_file(last).unlink()
-    await write(sink, feed, [feed.finished()])
-    assert "its last weights" in caplog.text
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    for number, end in ((0, feed.metrics([MAP], range(1))), (1, feed.finished())):
+        await write(sink, feed, [checkpoint(feed, tmp_path, b"first", epoch=0)])
+        event = checkpoint(feed, tmp_path, f"gone {number}".encode(), epoch=1)
+        await write(sink, feed, [event])
+        stored_file(event).unlink()
+        clock.now += 900
+        await write(sink, feed, [end])
+        assert caplog.text.count("weights given up") == number + 1
+    await sink.close()
+
+
+async def test_uploads_that_fail_hold_up_no_metrics_and_are_tried_less_and_less(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    fault = hub_server.fail("upload", status=503)
+    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=0)])
+    tried = []
+    for epoch in range(100):
+        before = fault.hits
+        await write(sink, feed, [feed.metrics([MAP], range(epoch, epoch + 1))])
+        if fault.hits > before:
+            tried.append(clock.now - 1000)
+        clock.now += 10
+    assert len(hub_server.models[0].metrics) == 100
+    assert tried == [10, 30, 70, 150, 310, 630]
+    hub_server.stand_in.faults.clear()
+    clock.now += 900
+    await write(sink, feed, [feed.metrics([MAP], range(100, 101))])
+    assert told(hub_server) == [("epoch", 0, False)]
+    await sink.close()
+
+
+async def test_the_pause_that_hub_asks_for_before_an_upload_is_heeded(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    fault = hub_server.fail("upload", status=429, headers={"Retry-After": "120"}, times=1)
+    await write(sink, feed, [checkpoint(feed, tmp_path, epoch=0)])
+    clock.now += 119
+    await write(sink, feed, [feed.metrics([MAP], range(1))])
+    assert (fault.hits, told(hub_server)) == (1, [])
+    clock.now += 1
+    await write(sink, feed, [feed.metrics([MAP], range(1, 2))])
+    assert told(hub_server) == [("epoch", 0, False)]
     await sink.close()
 
 
@@ -194,30 +280,44 @@ async def test_a_damaged_blob_never_becomes_a_whole_upload(
 async def test_an_upload_that_breaks_off_is_sent_again_from_the_start(
     hub_server: HubServer, tmp_path: Path
 ) -> None:
-    sink, feed = await ready(hub_server, tmp_path)
-    metrics = feed.metrics([MAP], range(1))
-    event = checkpoint(feed, tmp_path, bytes(5_000_000), epoch=1)
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    content = os.urandom(5_000_000)
     hub_server.fail("upload", drop_after_bytes=1_000_000, times=1)
-    marks = marks_of([metrics, event])
-    with pytest.raises(RetryableSinkError):
-        await sink.write(feed.ref, [metrics, event], marks)
-    await sink.write(feed.ref, [metrics, event], marks)
+    await write(sink, feed, [checkpoint(feed, tmp_path, content, epoch=1)])
+    assert told(hub_server) == []
+    clock.now += 10
+    await write(sink, feed, [feed.metrics([MAP], range(1))])
     assert told(hub_server) == [("epoch", 1, False)]
-    # What HUB had of the batch was not sent again.
-    assert len(hub_server.received("metrics")) == 1
+    assert hub_server.models[0].uploads[0]["sha256"] == hashlib.sha256(content).hexdigest()
     await sink.close()
 
 
 async def test_a_hub_that_takes_no_more_bytes_ends_the_upload(
-    hub_server: HubServer, tmp_path: Path
+    hub_server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     times = Times(idle_seconds=0.3, answer_seconds=0.3)
     sink, feed = await ready(hub_server, tmp_path, times=times)
-    event = checkpoint(feed, tmp_path, bytes(30_000_000), epoch=1)
     hub_server.fail("upload", is_hanging=True)
-    with pytest.raises(RetryableSinkError, match="no answer in time"):
-        await write(sink, feed, [event])
-    assert sink.state() == {}
+    await write(sink, feed, [checkpoint(feed, tmp_path, bytes(30_000_000), epoch=1)])
+    assert "no answer in time" in caplog.text
+    assert (sink.state(), told(hub_server)) == ({}, [])
+    await sink.close()
+
+
+async def test_metrics_that_hub_has_are_not_sent_again_with_a_final_model_that_fails(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    clock = Clock()
+    sink, feed = await ready(hub_server, tmp_path, clock=clock)
+    batch = [feed.metrics([MAP], range(1)), checkpoint(feed, tmp_path, is_final=True)]
+    hub_server.fail("upload", is_answer_lost=True, times=1)
+    with pytest.raises(RetryableSinkError):
+        await sink.write(feed.ref, batch, marks_of(batch))
+    clock.now += 2
+    await sink.write(feed.ref, batch, marks_of(batch))
+    assert len(hub_server.received("metrics")) == 1
+    assert told(hub_server) == [("final", 0, 0.5)] * 2
     await sink.close()
 
 

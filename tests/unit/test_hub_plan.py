@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from bus.events import Event
 from bus.kinds import Blob, Checkpoint, Summary
 from subscribers.hub.v1.metrics import due_metrics
-from subscribers.hub.v1.plan import Plan, choose_uploads, plan
+from subscribers.hub.v1.pending import Pending, Waiting
+from subscribers.hub.v1.plan import Plan, plan
 from tests.fixtures.events import whole_events
 from tests.fixtures.feed import Feed
 
 BLOB = Blob("last.pt", 3, "0" * 64)
 
 
-def weights(feed: Feed, flags: str) -> Event:
-    """A checkpoint: ``b`` for best, ``f`` for final."""
-    data = Checkpoint(BLOB, epoch=1, is_best="b" in flags, is_final="f" in flags)
+def weights(feed: Feed, is_best: bool) -> Event:
+    data = Checkpoint(BLOB, epoch=1, is_best=is_best)
     return feed.event("checkpoint", data, "file:///store/x")
 
 
@@ -31,19 +31,36 @@ def test_any_events_make_a_plan_whose_fields_json_can_hold(events: list[Event]) 
     assert again.epochs == {}
 
 
-@given(st.lists(st.sampled_from(["", "b", "bf", "f"]), max_size=8))
-def test_the_best_and_the_final_are_never_left_behind(flags: list[str]) -> None:
+@given(st.lists(st.booleans(), max_size=8), st.lists(st.booleans(), max_size=8))
+def test_the_latest_best_and_what_came_after_it_wait_and_all_others_are_named(
+    first: list[bool], second: list[bool]
+) -> None:
     feed = Feed("r1", "digits")
-    events = [weights(feed, one) for one in flags]
-    now, waiting, skipped = choose_uploads(events)
-    found = [one for one in (now, waiting) if one is not None] + skipped
-    assert sorted(one.id for one in found) == [one.id for one in events]
-    if events:
-        wanted = "f" if any("f" in one for one in flags) else "b" if "b" in flags else ""
-        assert now is not None
-        last = max(number for number, one in enumerate(flags) if wanted in one)
-        assert now is events[last]
-    assert waiting is None or (waiting is events[-1] and waiting is not now)
+    batches = [[Waiting.of(weights(feed, best)) for best in flags] for flags in (first, second)]
+    pending, gone = Pending(), []
+    for batch in batches:
+        pending, more = Pending.from_json(pending.to_json()).add(batch)
+        gone += more
+    known = [one for batch in batches for one in batch]
+    bests = [one for one in known if one.is_best]
+    assert pending.best == (bests[-1] if bests else None)
+    after = known[known.index(bests[-1]) + 1 :] if bests else known
+    assert pending.last == (after[-1] if after else None)
+    assert sorted([*gone, *(one.id for one in pending.all())]) == [one.id for one in known]
+
+
+def test_an_upload_is_followed_by_a_quarter_of_an_hour() -> None:
+    feed = Feed("r1", "digits")
+    best, last = Waiting.of(weights(feed, True)), Waiting.of(weights(feed, False))
+    pending, _ = Pending().add([best, last])
+    assert pending.first == best
+    for number in range(40):
+        pending = pending.failed(1000.0, 7.0)
+        assert pending.next_at == 1000.0 + min(10.0 * 2**number, 900.0)
+    assert pending.failed(1000.0, 5000.0).next_at == 6000.0
+    pending = pending.done(best, 2000.0)
+    assert (pending.first, pending.next_at, pending.failures) == (last, 2900.0, 0)
+    assert pending.done(last, 3000.0).all() == []
 
 
 def test_only_the_last_epochs_and_the_first_are_kept() -> None:

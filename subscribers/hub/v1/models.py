@@ -39,8 +39,8 @@ class RunState:
         key: The key of its identifier, once it is known.
         refused: Why HUB does not take it.
         ask_again_at: When it may be asked again (Unix seconds).
-        sent: The metrics of the batch in hand that HUB has.
-        uploaded: The checkpoints of the batch in hand that HUB has.
+        sent: The metrics that HUB has and no mark says so yet.
+        uploaded: The same of checkpoints.
     """
 
     run: RunRef
@@ -56,10 +56,11 @@ class RunState:
         """The id of its model, once there is one."""
         return self.record.fields.get("model")
 
-    def forget_batch(self) -> None:
-        """The batch in hand is written."""
+    def settle(self) -> None:
+        """A batch is written. A try that failed before may have been of more events than it."""
         self.sent = None
-        self.uploaded.clear()
+        marks = self.record.marks
+        self.uploaded = {one for one in self.uploaded if not marks.is_applied(*one)}
 
 
 class ModelOpener:

@@ -14,7 +14,7 @@ from bus.kinds import Checkpoint, Metrics, Params, Phase, RunFinished, RunStarte
 from bus.source import Source
 from subscribers.hub.v1.requests import ARGUMENTS
 
-__all__ = ["KINDS", "Plan", "Values", "choose_uploads", "plan"]
+__all__ = ["KINDS", "Plan", "Values", "plan"]
 
 KINDS = frozenset(
     {"checkpoint", "metrics", "params", "phase", "run_finished", "run_started", "summary"}
@@ -43,7 +43,6 @@ class Plan:
         quality: The last mean average precision in the batch.
         checkpoints: In order.
         is_finished: Rank 0 has ended.
-        is_failed: And not well.
         wants_model: There is something that the model has to exist for.
     """
 
@@ -54,7 +53,6 @@ class Plan:
     quality: float | None = None
     checkpoints: list[Event] = field(default_factory=list)
     is_finished: bool = False
-    is_failed: bool = False
     wants_model: bool = False
 
 
@@ -80,41 +78,11 @@ def plan(events: Sequence[Event]) -> Plan:
             case Checkpoint() if is_first_rank:
                 found.checkpoints.append(event)
                 found.wants_model = True
-            case RunFinished() as data if is_first_rank:
+            case RunFinished() if is_first_rank:
                 found.is_finished = found.wants_model = True
-                found.is_failed = data.status != "completed"
             case _:
                 pass
     return found
-
-
-def choose_uploads(
-    checkpoints: Sequence[Event],
-) -> tuple[Event | None, Event | None, list[Event]]:
-    """Which one of several checkpoints is uploaded now.
-
-    HUB has one place for the last weights, one for the best and one for the final model, and takes
-    an upload every 15 minutes. The final one goes before all, for the model is trained then. The
-    best one goes before later ones that are not: those can wait for the next upload, or the end.
-
-    Returns:
-        The one to upload, the one that waits behind it, and those that need not be uploaded.
-    """
-    now = _last(checkpoints, lambda data: data.is_final) or _last(
-        checkpoints, lambda data: data.is_best
-    )
-    last = checkpoints[-1] if checkpoints else None
-    now = now or last
-    is_final = now is not None and isinstance(now.data, Checkpoint) and now.data.is_final
-    waiting = last if last is not now and not is_final else None
-    return now, waiting, [one for one in checkpoints if one is not now and one is not waiting]
-
-
-def _last(checkpoints: Sequence[Event], is_wanted: Any) -> Event | None:
-    for event in reversed(checkpoints):
-        if isinstance(event.data, Checkpoint) and is_wanted(event.data):
-            return event
-    return None
 
 
 def _rank(event: Event) -> int:

@@ -5,7 +5,7 @@ again:
 
 1. the model is loaded or created, once all that it is made of is known, and its id is kept;
 2. the metrics of all epochs go in one request; sent again they say the same;
-3. one checkpoint is uploaded; again it is the same file in the same place;
+3. weights whose turn it is are uploaded; again it is the same file in the same place;
 4. marks, and what later batches need, are kept in the event log.
 """
 
@@ -47,8 +47,9 @@ _WEB = "https://hub.ultralytics.com"
 _LIMITS = BatchLimits(events=200, size_bytes=1024 * 1024)
 """One request holds all metrics of a batch, and servers bound the size of a request."""
 
-_RATE_LIMITS = RateLimits(kinds={"metrics": Rate(1 / 3, 1), "checkpoint": Rate(1 / 900, 1)})
-"""Of ``hub-sdk``, per model; the third, a heartbeat every 300 s, is :attr:`keep_alive_seconds`."""
+_RATE_LIMITS = RateLimits(kinds={"metrics": Rate(1 / 3, 1)})
+"""Of ``hub-sdk``, per model. Its others are a heartbeat every 300 s, which is the worker's, and
+weights every 900 s, which this sink holds itself (:mod:`subscribers.hub.v1.pending`)."""
 
 _KEEP_ALIVE_SECONDS = 300.0
 
@@ -149,7 +150,7 @@ class HubSink:
         else:
             changes |= due_metrics(state.record.fields, planned).kept
         await self._store.save(run, state.record, marks, **changes)
-        state.forget_batch()
+        state.settle()
 
     async def keep_alive(self, run: RunRef) -> None:
         """Send the heartbeat of the run's model, if it has one."""
