@@ -162,8 +162,9 @@ class Sink(Protocol):
 
         Args:
             run: A run that was opened before.
-            events: Of kinds in :attr:`kinds`, in order per source. May be empty: then only the
-                marks are written.
+            events: Of kinds in :attr:`kinds`, in order per source. A kind that had to wait for a
+                limit of its own may come after later events of other kinds, but for
+                ``run_finished``. May be empty: then only the marks are written.
             marks: The marks once these events are written, theirs included.
 
         Raises:
