@@ -298,6 +298,10 @@ async def test_an_epoch_that_waits_for_nothing_but_the_next_is_sent_in_time(
     now[0] += 900
     await sink.keep_alive(training.ref)
     assert platform.models["m1"].epochs == [0, 1]
+    # Nothing is remembered of a run that is not open.
+    await sink.close_run(training.ref)
+    await sink.keep_alive(training.ref)
+    assert (sink._states, sink._locks) == ({}, {})
 
 
 async def test_a_checkpoint_whose_file_is_gone_is_refused_without_a_request(

@@ -68,8 +68,6 @@ _GENERAL = "General"
 _CURVE_SUFFIX = ".json"
 _MAX_CURVES = 50
 _MAX_CURVE_BYTES = 1024 * 1024
-_START = -1
-"""Stands for the beginning among the numbers of epochs."""
 
 _D = TypeVar("_D", bound=KindData)
 
@@ -92,6 +90,7 @@ class Fold:
         self._held = held
         self._life = _life(held.life)
         self._touched: dict[int, set[Id]] = {}
+        self._start_ids: set[Id] = set()
         self._epoch_calls: dict[tuple[int, int], int] = {}
         self._event: Event | None = None
 
@@ -137,7 +136,7 @@ class Fold:
         self._begin_without(attempt)
         if held.start is not None:
             held.start.is_due = True
-            self._note_start()
+            self._start_ids.add(self._id)
         _HANDLERS[type(event.data)](self, event)
 
     def _begin_without(self, attempt: int) -> None:
@@ -156,7 +155,7 @@ class Fold:
         held.class_names = bodies.class_names_of(data.config) or held.class_names
         held.model_info = bodies.model_info_of(data.config) or held.model_info
         held.summary = {}
-        self._note_start()
+        self._start_ids.add(self._id)
 
     def _params(self, event: Event) -> None:
         data, start = _data(event, Params), self._held.start
@@ -238,11 +237,11 @@ class Fold:
         held.error = data.error or held.error
         if outcome is None:
             return
+        self._begin_without(data.attempt)
         ended = f"{held.attempt}:{outcome.status}"
         if ended == held.ended:
             return
         held.ended = ended
-        self._begin_without(data.attempt)
         self._send(held.epochs.end())
         if outcome.status == "completed":
             self._call("training_complete", f"end:{ended}", bodies.complete_data(held))
@@ -255,10 +254,9 @@ class Fold:
         start, self._held.start = self._held.start, None
         if start is not None:
             data = bodies.started_data(start, self._held.epochs.system)
-            origins = self._touched.pop(_START, set())
-            self.calls.append(
-                Call("training_started", f"start:{self._held.attempt}", data, origins)
-            )
+            key = f"start:{self._held.attempt}"
+            self.calls.append(Call("training_started", key, data, self._start_ids))
+            self._start_ids = set()
 
     def _send(self, epochs: Iterable[Epoch]) -> None:
         held = self._held
@@ -278,10 +276,7 @@ class Fold:
         checkpoint: Event | None = None,
     ) -> None:
         self._begin()
-        if origins is None:
-            assert self._event is not None
-            origins = {(self._event.source, self._event.id)}
-        call = Call(name, key, data, origins, checkpoint)
+        call = Call(name, key, data, {self._id} if origins is None else origins, checkpoint)
         place = (self._held.attempt, data["epoch"]) if name == "epoch_end" else None
         index = self._epoch_calls.get(place) if place else None
         if index is not None:
@@ -300,11 +295,12 @@ class Fold:
         self._epoch_calls = {place: at - (at > index) for place, at in places}
 
     def _touch(self, number: int) -> None:
-        assert self._event is not None
-        self._touched.setdefault(number, set()).add((self._event.source, self._event.id))
+        self._touched.setdefault(number, set()).add(self._id)
 
-    def _note_start(self) -> None:
-        self._touch(_START)
+    @property
+    def _id(self) -> Id:
+        assert self._event is not None
+        return self._event.source, self._event.id
 
 
 _HANDLERS: dict[type[KindData], Callable[[Fold, Event], None]] = {

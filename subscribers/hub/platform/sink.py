@@ -185,20 +185,14 @@ class PlatformSink:
         lock = self._lock_of(run)
         if lock.locked():
             return
-        async with lock:
-            state = self._states.get(_key_of(run)) or await self._open(run)
-            if state.held.epochs.pending is None:
-                return
-            patience = _PARTIAL_SECONDS if state.held.epochs.is_partial else _QUIET_SECONDS
-            if self._clock() - state.held.row_at < patience:
-                return
-            held = state.held.copy()
-            fold = Fold(held)
-            fold.close_epoch()
-            try:
-                await self._finish(state, held, fold, state.record.marks.copy())
-            except MarksMovedError:
-                self._states.pop(_key_of(run), None)
+        try:
+            async with lock:
+                await self._send_quiet(self._states.get(_key_of(run)) or await self._load(run))
+        except MarksMovedError:
+            self._states.pop(_key_of(run), None)
+        finally:
+            if _key_of(run) not in self._states and not lock.locked():
+                self._locks.pop(_key_of(run), None)
 
     async def close_run(self, run: RunRef) -> None:
         """Forget a run."""
@@ -220,10 +214,23 @@ class PlatformSink:
         await self._store.close()
 
     async def _open(self, run: RunRef) -> RunState:
+        state = self._states[_key_of(run)] = await self._load(run)
+        return state
+
+    async def _load(self, run: RunRef) -> RunState:
         record = await self._store.read(run)
         held, told = load_held(record.fields, run), load_told(record.fields, run)
-        state = self._states[_key_of(run)] = RunState(run, record, held, told)
-        return state
+        return RunState(run, record, held, told)
+
+    async def _send_quiet(self, state: RunState) -> None:
+        epochs = state.held.epochs
+        patience = _PARTIAL_SECONDS if epochs.is_partial else _QUIET_SECONDS
+        if epochs.pending is None or self._clock() - state.held.row_at < patience:
+            return
+        held = state.held.copy()
+        fold = Fold(held)
+        fold.close_epoch()
+        await self._finish(state, held, fold, state.record.marks.copy())
 
     async def _write(self, state: RunState, events: Sequence[Event], marks: Marks) -> None:
         before = state.record.marks

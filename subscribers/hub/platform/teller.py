@@ -35,6 +35,7 @@ _REFUSED_SECONDS = 60.0
 """A run that Platform will not have is not offered again for every event of it."""
 
 _MAX_STOPS = 5
+_MAX_WARNINGS = 20
 
 _UPLOADS_AT_ONCE = 16
 """A few hundred KiB each."""
@@ -290,7 +291,7 @@ class Teller:
                 self.on_stop(state.run, why)
 
     def _warn(self, state: RunState, text: str) -> None:
-        if text not in state.warned:
+        if text not in state.warned and len(state.warned) < _MAX_WARNINGS:
             state.warned.add(text)
             logger.warning("hub: run %s: %s", state.run.run, text)
 
