@@ -221,6 +221,7 @@ def test_a_worker_without_the_event_log_retries_what_is_sent_to_it(
     choosy = mosquitto_choosy
     choosy.road.worker("log")
     choosy.worker("--no-log")
+    choosy.road.wait_working("appending")  # what was sent before, it never sees
     choosy.poison()
     choosy.flag.touch()
     status, _, err = choosy.command("dead", "retry", "--all", "--wait", "30")
