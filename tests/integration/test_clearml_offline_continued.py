@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bus.kinds import Console
 from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.offline.sink import OfflineSink
-from tests.fixtures.clearml.server import ClearmlServer
 from tests.fixtures.clearml.sessions import import_sessions, write_run
 from tests.fixtures.feed import Feed, marks_of
 from tests.fixtures.processes import Processes
 from tests.integration.clearml_feed import QUIET, make_live
+
+if TYPE_CHECKING:
+    from tests.fixtures.clearml.server import ClearmlServer
 
 pytestmark = QUIET
 

@@ -7,16 +7,18 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.offline.sink import OfflineSink
-from tests.fixtures.clearml.server import ClearmlServer
 from tests.fixtures.clearml.sessions import import_sessions, whole_run, write_run
 from tests.fixtures.feed import Feed
 from tests.fixtures.processes import Processes, until
+
+if TYPE_CHECKING:
+    from tests.fixtures.clearml.server import ClearmlServer
 
 
 @pytest.fixture
@@ -142,6 +144,28 @@ async def test_a_late_event_makes_the_zip_anew(
     assert sum(len(json.loads(line)) for line in lines) == 5
     assert archive.stat().st_size != before
     assert unfinished(root) == []
+
+
+async def test_a_run_ends_with_its_last_rank_and_reopens_with_a_new_attempt(
+    sink: OfflineSink, root: Path
+) -> None:
+    ranks = [Feed("run 1", "project", rank) for rank in range(2)]
+    layout = Layout(root, ranks[0].ref)
+    events = [*(rank.started(ranks=2) for rank in ranks), ranks[0].finished()]
+    await write_run(sink, ranks[0], events)
+    assert not layout.archive.exists()
+    events.append(ranks[1].finished("killed"))
+    await write_run(sink, ranks[0], events)
+    assert layout.archive.exists()
+    assert "killed" in task_of(layout)["tags"]
+    again = Feed("run 1", "project", rank=1, attempt=2)
+    events.append(again.started(ranks=2))
+    await write_run(sink, ranks[0], events)
+    assert task_of(layout)["status"] == "in_progress"
+    assert "killed" not in task_of(layout)["tags"]
+    events.append(again.finished())
+    await write_run(sink, ranks[0], events)
+    assert task_of(layout)["status"] == "completed"
 
 
 async def test_weights_go_where_the_run_or_the_environment_says(

@@ -7,15 +7,19 @@ import zipfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.offline.sink import OfflineSink
-from tests.fixtures.clearml.server import ClearmlServer
+from tests.fixtures.clearml.fixture import running_server
 from tests.fixtures.clearml.sessions import PICTURE, import_sessions, whole_run, write_run
 from tests.fixtures.feed import Feed
 from tests.fixtures.processes import Processes
+
+if TYPE_CHECKING:
+    from tests.fixtures.clearml.server import ClearmlServer
 
 PROJECT = "team/digits ü"
 
@@ -24,7 +28,7 @@ PROJECT = "team/digits ü"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClearmlServer]:
     """A server into which one run of every kind of event was imported."""
     folder = tmp_path_factory.mktemp("clearml import")
-    server, processes = ClearmlServer(), Processes(folder / "processes")
+    processes = Processes(folder / "processes")
     feed = Feed("run 1", PROJECT)
 
     async def write() -> None:
@@ -32,15 +36,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClearmlServer]:
         await write_run(sink, feed, await asyncio.to_thread(whole_run, feed, folder))
         await sink.close()
 
-    try:
-        server.start()
-        asyncio.run(write())
-        archive = Layout(folder / "sessions", feed.ref).archive
-        import_sessions(processes, server, folder, archive)
-        yield server
-    finally:
-        processes.kill_all()
-        server.stop()
+    with running_server() as server:
+        try:
+            asyncio.run(write())
+            archive = Layout(folder / "sessions", feed.ref).archive
+            import_sessions(processes, server, folder, archive)
+            yield server
+        finally:
+            processes.kill_all()
 
 
 @pytest.fixture
