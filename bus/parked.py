@@ -8,7 +8,7 @@ what comes after them in their source passes. Three things keep an order that no
 - ``run_started`` is never parked, and so never overtaken;
 - ``run_finished`` is never parked either, and passes nothing that is.
 
-**Memory.** Of a parked event only its id and kind are sure to be kept, some 300 bytes. Its bytes
+**Memory.** Of a parked event only its id and kind are sure to be kept, some 200 bytes. Its bytes
 are here
 
 - while its delivery is held: a broker delivers no more than a few dozen per shard before it wants
@@ -25,6 +25,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from bus.errors import EventError
 from bus.events import decode
@@ -60,18 +61,17 @@ class _Place:
     kind: str
     since: float
     size_bytes: int
-    item: Item | None
-    """None: it is left to the log."""
 
 
 class Parked:
-    """The parked events of one source."""
+    """The parked events of one source; those whose bytes are not here are left to the log."""
 
-    __slots__ = ("_order", "_places", "size_bytes")
+    __slots__ = ("_here", "_order", "_places", "size_bytes")
 
     def __init__(self) -> None:
         self._places: dict[int, _Place] = {}
         self._order: dict[str, list[int]] = {}
+        self._here: dict[int, Item] = {}
         self.size_bytes = 0
         """Of all of them, here or in the log."""
 
@@ -87,7 +87,7 @@ class Parked:
 
     def items(self) -> list[Item]:
         """Those that are here."""
-        return [place.item for place in self._places.values() if place.item is not None]
+        return list(self._here.values())
 
     @property
     def kinds(self) -> set[str]:
@@ -96,8 +96,9 @@ class Parked:
 
     def add(self, item: Item) -> None:
         """Park an event. What the log has brought is left to the log."""
-        kept = item if item.delivery is not None else None
-        place = _Place(item.kind, item.since, len(item.raw), kept)
+        if item.delivery is not None:
+            self._here[item.number] = item
+        place = _Place(item.kind, item.since, len(item.raw))
         self._places[item.number] = place
         self.size_bytes += place.size_bytes
         insort(self._order.setdefault(item.kind, []), item.number)
@@ -108,15 +109,12 @@ class Parked:
         Returns:
             A delivery to acknowledge at once: the event is here already.
         """
-        place = self._places[item.number]
-        if place.item is not None:
-            return merge(place.item, item)
-        place.item = item
-        return None
+        here = self._here.setdefault(item.number, item)
+        return None if here is item else merge(here, item)
 
     def leave(self, number: int) -> None:
         """The log has it: its bytes need not be kept."""
-        self._places[number].item = None
+        del self._here[number]
 
     def remove(self, number: int) -> Item | None:
         """It is no longer parked; returns it if it is here."""
@@ -126,7 +124,7 @@ class Parked:
         del order[bisect_left(order, number)]
         if not order:
             del self._order[place.kind]
-        return place.item
+        return self._here.pop(number, None)
 
     def ready(self, blocked: Collection[str], left_out: Collection[int]) -> list[Item]:
         """What may be taken, by id: of kinds with tokens, in order as far as it is here.
@@ -135,14 +133,12 @@ class Parked:
             blocked: The kinds without a token.
             left_out: Events that are not to be written, which need none.
         """
-        found: list[Item] = []
+        found = [self._here[number] for number in left_out if number in self._here]
+        found = [item for item in found if item.kind in blocked]
         for kind, order in self._order.items():
-            for number in order:
-                item = self._places[number].item
-                if kind not in blocked and item is None:
-                    break
-                if item is not None and (kind not in blocked or number in left_out):
-                    found.append(item)
+            if kind not in blocked:
+                here = takewhile(self._here.__contains__, order)
+                found += [self._here[number] for number in here]
         return sorted(found, key=lambda item: item.number)
 
     def staying(self, going: Collection[Item]) -> set[str]:
@@ -157,7 +153,7 @@ class Parked:
         return [
             (order[0], order[-1], kind)
             for kind, order in self._order.items()
-            if kind not in blocked and self._places[order[0]].item is None
+            if kind not in blocked and order[0] not in self._here
         ]
 
     def first(self, kind: str) -> int | None:
@@ -167,5 +163,5 @@ class Parked:
 
     def left_since(self) -> float | None:
         """When the first of those left to the log had come; None when all are here."""
-        firsts = [self._places[order[0]] for order in self._order.values()]
-        return min((place.since for place in firsts if place.item is None), default=None)
+        left = [order[0] for order in self._order.values() if order[0] not in self._here]
+        return min((self._places[number].since for number in left), default=None)

@@ -246,6 +246,11 @@ class RunGate:
         self._has_parked = has_parked
         self.rest(has_parked)
 
+    @property
+    def has_kind_limits(self) -> bool:
+        """Some kind has a limit of its own."""
+        return bool(self._gate.buckets.kinds)
+
     def has_tokens(self, kind: str, tokens: int) -> bool:
         """Whether so many events of a kind could be written one by one, without a wait."""
         return self._gate.buckets.has_tokens(self._run, self._gate.clock(), kind, tokens)

@@ -193,6 +193,8 @@ class RunPump:
         Returns:
             The kinds without a token, and the events that are not to be written.
         """
+        if not was_limited and not self._gate.has_kind_limits:
+            return frozenset(), frozenset()
         await self._reader.parked(self._blocked())
         blocked = self._blocked()
         ready = self.feed.peek(self._sink.limits, blocked)
