@@ -31,8 +31,8 @@ LAST_ID = EVENTS + 3
 def _leave_sessions(road: Road, sink: AppendedRows, *options: str) -> None:
     """Have the group work once, so that the broker has its sessions, and then be away."""
     worker = start_worker(road, sink, *options)
-    assert road.trainer("seen", "--steps", "10").wait(60) == 0
     road.wait_working("appending")
+    assert road.trainer("seen", "--steps", "10").wait(60) == 0
     wait_until(lambda: sink.rows(), 30, "the first run")
     worker.kill()
 
