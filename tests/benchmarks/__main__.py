@@ -28,6 +28,7 @@ NAMES = (
     "workers",
     "takeover",
     "many_runs",
+    "hub",
 )
 """All but ``log_call``, which is a program of its own: it wants a process without threads."""
 

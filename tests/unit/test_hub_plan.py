@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import orjson
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.events import Event
-from bus.kinds import Blob, Checkpoint, Summary
+from bus.kinds import Blob, Checkpoint, Params, Summary
 from subscribers.hub.v1.metrics import due_metrics
 from subscribers.hub.v1.pending import Pending, Waiting
 from subscribers.hub.v1.plan import Plan, plan
@@ -22,6 +22,7 @@ def weights(feed: Feed, is_best: bool) -> Event:
     return feed.event("checkpoint", data, "file:///store/x")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(whole_events(), max_size=6))
 def test_any_events_make_a_plan_whose_fields_json_can_hold(events: list[Event]) -> None:
     found = plan(events)
@@ -69,6 +70,19 @@ def test_only_the_last_epochs_and_the_first_are_kept() -> None:
     assert len(found.epochs) == 100
     assert list(found.kept["epochs"]) == ["0", *map(str, range(92, 100))]
     assert found.kept["epoch"] == 99
+
+
+def test_what_is_kept_does_not_grow_with_what_a_run_sends() -> None:
+    feed = Feed("r1", "digits")
+    many = feed.metrics([f"m{number}" for number in range(900)], range(20))
+    facts = feed.event("summary", Summary({f"model/{n}": n for n in range(5000)}))
+    odd = {"batch": 10**400, "data": "x" * 100_000, "model": ["a"], "epochs": None, "imgsz": True}
+    arguments = feed.event("params", Params("General", odd))
+    found = plan([arguments, many, facts])
+    kept = due_metrics({}, found).kept
+    assert list(kept["epochs"]) == ["0", "19"]
+    assert len(orjson.dumps(kept)) < 100_000
+    assert found.arguments == {"imgsz": True}
 
 
 def test_facts_wait_for_epoch_0_and_make_none_where_there_was_none() -> None:

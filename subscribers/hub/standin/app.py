@@ -119,7 +119,16 @@ class StandIn:
 
     async def _overview(self, request: web.Request) -> web.Response:
         """What a person looks at first."""
-        found = [{**one.told(), "metrics": one.metrics} for one in self.models.all.values()]
+        found = [
+            {
+                **one.told(),
+                "metrics": one.metrics,
+                "uploads": one.uploads,
+                "heartbeats": one.heartbeats,
+                "too_soon": one.too_soon,
+            }
+            for one in self.models.all.values()
+        ]
         return web.json_response({"models": found})
 
     async def _auth(self, request: web.Request, received: Received) -> _Answer:

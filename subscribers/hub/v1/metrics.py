@@ -17,6 +17,8 @@ from subscribers.hub.v1.plan import Plan, Values
 __all__ = ["DueMetrics", "due_metrics"]
 
 _KEPT_EPOCHS = 8
+_KEPT_VALUES = 2000
+"""Of all kept epochs together: they are written with every batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,14 @@ def due_metrics(fields: Mapping[str, Any], planned: Plan) -> DueMetrics:
 
 
 def _to_keep(known: Mapping[int, Values], new: Mapping[int, Values]) -> dict[int, Values]:
-    """The epochs that later values may belong to: 0, where the model's facts are, and the last."""
+    """The epochs that later values may belong to: the last, and 0, where the model's facts are."""
     merged = {**known, **new}
-    last = sorted(merged)[-_KEPT_EPOCHS:]
-    return {epoch: merged[epoch] for epoch in sorted({*last, *({0} & merged.keys())})}
+    found: dict[int, Values] = {}
+    size = 0
+    last = sorted(merged, reverse=True)[:_KEPT_EPOCHS]
+    for epoch in dict.fromkeys([*last[:1], *({0} & merged.keys()), *last]):
+        size += len(merged[epoch])
+        if found and size > _KEPT_VALUES:
+            break
+        found[epoch] = merged[epoch]
+    return dict(sorted(found.items()))

@@ -25,6 +25,8 @@ _OTHER_RANK = re.compile(r"rank\d+/")
 _INFO = "model/"
 _MAP_KEYS = ("metrics/mAP50-95(B)", "metrics/mAP_0.5:0.95")
 _MAP = re.compile(r"metrics/mAP50-95\(\w\)")
+_MAX_TEXT = 1024
+_MAX_FACTS = 100
 _EXACT = 2**53
 """Readers of JSON that know floats only have larger integers rounded anyway."""
 
@@ -93,11 +95,15 @@ def _rank(event: Event) -> int:
 
 
 def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: values[name]
-        for name in ARGUMENTS
-        if isinstance(values.get(name), str | int | float | bool)
-    }
+    """Those that a model is made of, as far as they are plain and short."""
+    found = {name: values[name] for name in ARGUMENTS if name in values}
+    return {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _MAX_TEXT
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT)
 
 
 def _add_rows(found: Plan, data: Metrics) -> None:
@@ -113,7 +119,8 @@ def _add_rows(found: Plan, data: Metrics) -> None:
 
 def _add_summary(found: Plan, data: Summary) -> None:
     values = {name: _value(value) for name, value in data.values.items()}
-    found.info |= {name: value for name, value in values.items() if name.startswith(_INFO)}
+    facts = {name: value for name, value in values.items() if name.startswith(_INFO)}
+    found.info = dict(list((found.info | facts).items())[:_MAX_FACTS])
     _note_quality(found, values)
 
 
