@@ -13,7 +13,8 @@ are here
 
 - while its delivery is held: a broker delivers no more than a few dozen per shard before it wants
   acknowledgements, and the worker gives those once the log has the events;
-- once its kind has a token again: what one read from the log brings, 500 events or 4 MiB.
+- once its kind has a token again, or checkpoints are chosen from at the end of the run: what one
+  read from the log brings, 500 events or 4 MiB.
 
 An event that came from the log is read from there again. Where a worker has to read the log to get
 past what is parked, it stops at :data:`READ_AHEAD_BYTES` of it, so that a long backlog of a limited
