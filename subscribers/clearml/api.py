@@ -152,6 +152,24 @@ class Api:
         """
         return self._send(endpoint, orjson.dumps(body), "application/json")
 
+    def create(self, endpoint: str, body: Mapping[str, Any]) -> str:
+        """Call an endpoint that creates something; the id of it."""
+        found = self.call(endpoint, body).get("id")
+        if not isinstance(found, str) or not found:
+            raise AnswerError(_OK, 0, f"{endpoint}: the answer holds no id")
+        return found
+
+    def find(self, endpoint: str, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Call ``….get_all`` of projects, tasks or models; what it found, hidden ones too."""
+        name = endpoint.partition(".")[0]
+        found = self.call(endpoint, {**query, "search_hidden": True}).get(name)
+        # Taken for nothing, an answer that makes no sense would create things twice.
+        if not isinstance(found, list) or not all(
+            isinstance(one, dict) and isinstance(one.get("id"), str) for one in found
+        ):
+            raise AnswerError(_OK, 0, f"{endpoint}: the answer holds no {name}")
+        return found
+
     def add_events(self, lines: Sequence[bytes]) -> dict[str, Any]:
         """``events.add_batch`` with events as JSON, one each; the data of the answer.
 
@@ -242,9 +260,12 @@ class Api:
                 try:
                     self._session = _Session(self._access)
                 except Exception as error:
-                    self._failed_at = time.monotonic()
-                    self._failure = str(translate(error, "connecting to ClearML"))
-                    raise
+                    # Whatever it is, it is for a person or time to mend, and no event's fault.
+                    failure = translate(error, "connecting to ClearML")
+                    if not isinstance(failure, RetryableSinkError):
+                        failure = RetryableSinkError(f"{failure}: check CLEARML_API_HOST")
+                    self._failed_at, self._failure = time.monotonic(), str(failure)
+                    raise failure from error
             return self._session
 
 

@@ -13,6 +13,7 @@ from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.events import Event
 from bus.kinds import Console
 from subscribers.clearml.api import Api
+from subscribers.clearml.errors import AnswerError
 from subscribers.clearml.media import figure
 from subscribers.clearml.names import event_key
 from subscribers.clearml.plan import Picture
@@ -129,6 +130,8 @@ def chunks_of(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _check(answer: dict[str, Any], sent: int) -> None:
     """Events count as written only when the server says so of each."""
     added, errors = answer.get("added"), answer.get("errors")
+    if not isinstance(added, int):
+        raise AnswerError(200, 0, "events.add_batch: the answer does not say what was added")
     if added == sent and not errors:
         return
     reasons = "; ".join(

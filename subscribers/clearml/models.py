@@ -79,7 +79,7 @@ def log_model(
     if key is None:
         tags = [_ROLE_TAG + model.role]
         body = {**fields, "tags": tags, "ready": False, "public": False}
-        key = str(api.call("models.create", body)["id"])
+        key = api.create("models.create", body)
     else:
         iteration = {} if model.iteration is None else {"iteration": model.iteration}
         api.call("models.edit", {"model": key, **fields, **iteration})
@@ -122,8 +122,7 @@ def _find(api: Api, state: TaskState, role: str) -> str | None:
         "task": [state.task],
         "tags": [_ROLE_TAG + role],
         "only_fields": ["id", "created"],
-        "search_hidden": True,
         "order_by": ["created"],
     }
-    found = api.call("models.get_all", query).get("models", [])
+    found = api.find("models.get_all", query)
     return str(found[0]["id"]) if found else None

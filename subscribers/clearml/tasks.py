@@ -149,10 +149,9 @@ class TaskState:
 
 def find_task(api: Api, ref: RunRef) -> TaskState:
     """The state of a run; without a task when it has none. The oldest, should there be twins."""
-    query = {"tags": [run_tag(ref.run)], "only_fields": _FIELDS, "search_hidden": True}
-    found = api.call("tasks.get_all", {**query, "order_by": ["created"]})
+    query = {"tags": [run_tag(ref.run)], "only_fields": _FIELDS, "order_by": ["created"]}
     state = TaskState(ref)
-    for document in found.get("tasks", []):
+    for document in api.find("tasks.get_all", query):
         held = _properties(document)
         is_ours = held.get(_PROJECT, ref.project) == ref.project
         if is_ours and held.get(_TASK, document["id"]) == document["id"]:
@@ -167,8 +166,7 @@ def refresh(api: Api, state: TaskState) -> None:
     Raises:
         PermanentSinkError: The task was deleted: it is left deleted.
     """
-    query = {"id": [state.task], "only_fields": _FIELDS, "search_hidden": True}
-    found = api.call("tasks.get_all", query).get("tasks", [])
+    found = api.find("tasks.get_all", {"id": [state.task], "only_fields": _FIELDS})
     if not found:
         raise PermanentSinkError(
             f"task {state.task} of run {state.ref.run!r} is deleted in ClearML and left so"
@@ -182,10 +180,9 @@ def known_project(api: Api, name: str) -> str | None:
         "name": f"^{re.escape(name)}$",
         "only_fields": ["id", "name", "created"],
         "shallow_search": False,
-        "search_hidden": True,
         "order_by": ["created"],
     }
-    found = api.call("projects.get_all", query).get("projects", [])
+    found = api.find("projects.get_all", query)
     return next((str(one["id"]) for one in found if one.get("name") == name), None)
 
 
@@ -195,7 +192,7 @@ def project_id(api: Api, name: str) -> str:
     if found is not None:
         return found
     try:
-        return str(api.call("projects.create", {"name": name, "description": ""})["id"])
+        return api.create("projects.create", {"name": name, "description": ""})
     except AnswerError as error:
         # Another worker was faster.
         found = known_project(api, name)
@@ -224,7 +221,7 @@ def create_task(api: Api, state: TaskState, options: RunOptions, project: str) -
         }
         if options.output_destination:
             body["output_dest"] = options.output_destination
-        created = str(api.call("tasks.create", body)["id"])
+        created = api.create("tasks.create", body)
         found = TaskState(ref, created, project, "created")
         found.tags, found.properties = [run_tag(ref.run)], own
     state.take_over(found)

@@ -6,23 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
-from bus.events import encode
-from bus.feed import Item
+from bus.errors import RetryableSinkError
 from bus.kinds import Params, Summary
-from bus.sinks import Marks, RunRef
-from subscribers.worker.writer import BatchWriter, WriterStats
+from bus.sinks import Marks
 from tests.fixtures.feed import Feed, marks_of
 from tests.integration.clearml_feed import QUIET, make_live, task_of
 
 if TYPE_CHECKING:
-    from bus.events import Event
     from subscribers.clearml.live import LiveSink
     from tests.fixtures.clearml.server import ClearmlServer
 
@@ -225,78 +220,6 @@ async def test_slow_answers_are_waited_for(sink: LiveSink, clearml_server: Clear
     await sink.write(feed.ref, events, marks_of(events))
     key = task_of(clearml_server, feed.ref)["id"]
     assert len(clearml_server.scalars(key)["loss", "loss"]) == 10
-
-
-@dataclass
-class Letters:
-    """Keeps dead letters in a list."""
-
-    kept: list[tuple[Item, str]] = field(default_factory=list)
-
-    async def keep(self, run: RunRef, item: Item, error: Exception, attempts: int) -> None:
-        self.kept.append((item, str(error)))
-
-    async def resolve(self, run: RunRef, item: Item, attempts: int) -> None:
-        raise AssertionError
-
-    async def wanted(self, is_ours: object, is_here: object) -> list[object]:
-        return []
-
-
-def items_of(events: list[Event]) -> list[Item]:
-    return [Item(event.source, event.id, event.kind, encode(event), None, 0.0) for event in events]
-
-
-async def test_of_a_batch_with_a_poisonous_event_only_that_one_becomes_a_dead_letter(
-    sink: LiveSink, clearml_server: ClearmlServer, tmp_path: Path
-) -> None:
-    feed = Feed("poison", "digits")
-    events = [feed.started(), *(feed.metrics([f"m{n}/v"], range(n, n + 30)) for n in range(20))]
-    bad = events[7]
-    clearml_server.faults.refuse_events(lambda event: event.get("metric") == "m6")
-    letters = Letters()
-
-    async def no_wait(seconds: float) -> None:
-        pass
-
-    writer = BatchWriter(sink, feed.ref, letters, WriterStats(), no_wait)  # type: ignore[arg-type]  # a list instead of a log
-    marks = await writer.open()
-    await writer.write(items_of(events), marks)
-    assert [item.number for item, _ in letters.kept] == [bad.id]
-    assert "indexing" in letters.kept[0][1]
-    good = [event for event in events if event is not bad]
-    assert marks == marks_of(good, dead=[bad])
-    scalars = clearml_server.scalars(task_of(clearml_server, feed.ref)["id"])
-    assert len(scalars) == 19
-    assert all(len(values) == 30 for values in scalars.values())
-    other = make_live(clearml_server, tmp_path)
-    assert await other.open_run(feed.ref) == marks
-    await other.close()
-
-
-async def test_a_part_that_is_refused_is_never_counted_as_written(
-    sink: LiveSink, clearml_server: ClearmlServer, tmp_path: Path
-) -> None:
-    feed = Feed("part", "digits")
-    events = [feed.metrics(["good", "bad"], range(10))]
-    clearml_server.faults.refuse_events(
-        lambda event: event.get("variant") == "bad" and event.get("iter") == 4
-    )
-    with pytest.raises(PermanentSinkError, match=r"took 19 of 20.*indexing"):
-        await sink.write(feed.ref, events, marks_of(events))
-    other = make_live(clearml_server, tmp_path)
-    assert await other.open_run(feed.ref) == Marks()
-    await other.close()
-
-
-async def test_a_database_error_is_tried_a_bounded_number_of_times(
-    sink: LiveSink, clearml_server: ClearmlServer
-) -> None:
-    feed = Feed("data error", "digits")
-    clearml_server.faults.answer("events.add_batch", 500, 1, subcode=100)
-    with pytest.raises(SinkError) as caught:
-        await sink.write(feed.ref, [feed.metrics(["loss"], range(2))], Marks())
-    assert type(caught.value) is SinkError
 
 
 async def test_closing_does_not_wait_for_a_server_that_hangs(

@@ -101,7 +101,6 @@ def added(*answers: dict[str, Any]) -> FakeApi:
         ({"added": 3, "errors": 1, "errors_info": {}}, PermanentSinkError),
         ({"added": 2, "errors": 0}, SinkError),
         ({"added": 4, "errors": 0}, SinkError),
-        ({}, SinkError),
     ],
 )
 def test_events_count_only_when_each_is_accepted(
@@ -110,6 +109,12 @@ def test_events_count_only_when_each_is_accepted(
     with pytest.raises(SinkError) as caught:
         send(added(answer), [b"{}"] * 3, threading.Event())
     assert type(caught.value) is kind
+
+
+def test_an_answer_that_does_not_say_what_was_added_is_not_clearmls() -> None:
+    for answer in ({}, {"added": "3", "errors": 0}):
+        with pytest.raises(AnswerError, match="does not say"):
+            send(added(answer), [b"{}"] * 3, threading.Event())
 
 
 def test_events_are_sent_in_as_few_calls_as_the_limits_allow() -> None:
