@@ -99,7 +99,7 @@ class SinkCase(ABC):
         """An event that can never be written: its file is gone."""
         blob = Blob("last.pt", 4, "0" * 64)
         url = f"{(self.folder / 'store').as_uri()}/00/{blob.sha256}"
-        return feed.event("checkpoint", Checkpoint(blob, epoch=1), url)
+        return feed.event("checkpoint", Checkpoint(blob, epoch=1, is_best=True), url)
 
     async def ask(self, run: RunRef) -> tuple[Points, str]:
         """Points and status, without blocking the event loop."""

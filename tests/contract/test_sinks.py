@@ -16,6 +16,7 @@ from bus.sinks import RunRef, Sink
 from subscribers.worker.pump import RunPump
 from subscribers.worker.writer import WriterStats
 from tests.contract.cases import EPOCHS, SinkCase
+from tests.contract.clearml_live_case import ClearmlLiveCase
 from tests.contract.clearml_offline_case import ClearmlOfflineCase
 from tests.contract.hub_case import HubCase
 from tests.contract.mlflow_case import MlflowCase
@@ -23,8 +24,10 @@ from tests.contract.platform_case import PlatformCase
 from tests.fixtures.feed import Feed, marks_of
 from tests.fixtures.processes import until
 from tests.fixtures.roadsinks import MemoryLetters
+from tests.integration.clearml_feed import QUIET
 
 CASES: dict[str, type[SinkCase]] = {
+    "clearml": ClearmlLiveCase,
     "clearml-offline": ClearmlOfflineCase,
     "hub": HubCase,
     "mlflow": MlflowCase,
@@ -35,7 +38,7 @@ STOP_SECONDS = 2.0
 BOUND_SECONDS = 20.0
 """Of a stop, for a machine that is busy with other things."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), QUIET]
 
 
 @pytest.fixture(params=sorted(CASES))
