@@ -236,6 +236,14 @@ def test_of_the_checkpoints_of_a_batch_the_best_is_uploaded_else_the_last() -> N
     assert one.left_out == [(feed.source, event.id) for event in made[:3]]
 
 
+def test_a_final_checkpoint_takes_the_place_of_the_best() -> None:
+    feed, held = Feed("r", "p"), Held()
+    fold(held, feed.started(), params(feed))
+    best, final = checkpoint(feed, 1, is_best=True), checkpoint(feed, 2, is_final=True)
+    calls = fold(held, best, final)
+    assert [call.checkpoint for call in calls] == [final]
+
+
 def test_leaving_a_checkpoint_out_does_not_mix_up_epochs() -> None:
     feed, held = Feed("r", "p"), Held()
     fold(held, feed.started(), params(feed), row(feed, 0, a=1))

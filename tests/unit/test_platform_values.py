@@ -80,6 +80,18 @@ def test_a_row_is_read_with_each_value_in_its_place() -> None:
     assert (row.fitness, row.best, row.model_info) == (0.4, 0.6, {"gflops": 6.4})
 
 
+def test_rows_of_several_tables_come_in_the_order_in_which_they_were_logged() -> None:
+    losses = Table(["loss"], [[1.0, 0, 0.9], [2.0, 1, 0.8]])
+    scores = Table(["acc"], [[1.5, 0, 0.1], [2.5, 1, 0.2]])
+    rows = list(read_rows(Metrics([losses, scores])))
+    assert [(row.step, list(row.metrics)) for row in rows] == [
+        (0, ["loss"]),
+        (0, ["acc"]),
+        (1, ["loss"]),
+        (1, ["acc"]),
+    ]
+
+
 @pytest.mark.parametrize("epoch", [0.5, -1, NonFinite.NAN])
 def test_an_epoch_that_is_no_count_names_nothing(epoch: float) -> None:
     (row,) = read_rows(Metrics([Table(["loss", "epoch"], [[0.0, 3, 1.0, epoch]])]))

@@ -46,7 +46,7 @@ from subscribers.hub.platform.held import Curve, Held, Start
 from subscribers.hub.platform.rows import read_rows, take_model_info
 from subscribers.hub.platform.values import finite, system_of
 
-__all__ = ["KINDS", "Fold"]
+__all__ = ["KINDS", "Fold", "is_model"]
 
 KINDS = frozenset(
     {
@@ -81,7 +81,7 @@ class Fold:
     Attributes:
         calls: What they ask for, in order.
         left_out: Checkpoints whose place a later one of the batch takes: Platform holds one file
-            as the model of a run, the best, else the last.
+            as the model of a run, the final one, else the best, else the last.
     """
 
     def __init__(self, held: Held) -> None:
@@ -196,14 +196,14 @@ class Fold:
             self._send(self._held.epochs.checkpoint(data.epoch, fitness))
         if data.is_final:
             self._send(self._held.epochs.close())
-        self._leave_out(is_best=data.is_best)
+        self._leave_out(data)
         self._call("checkpoint_saved", event_key(event), {}, checkpoint=event)
 
-    def _leave_out(self, *, is_best: bool) -> None:
+    def _leave_out(self, later: Checkpoint) -> None:
         """A checkpoint follows: earlier ones of the batch need not be uploaded any more."""
         for call in [one for one in self.calls if one.checkpoint is not None]:
             earlier = cast("Event", call.checkpoint)
-            if is_best or not _data(earlier, Checkpoint).is_best:
+            if is_model(later) or not is_model(_data(earlier, Checkpoint)):
                 self.left_out.append((earlier.source, earlier.id))
                 self._remove(call)
 
@@ -313,6 +313,11 @@ _HANDLERS: dict[type[KindData], Callable[[Fold, Event], None]] = {
     Summary: Fold._summary,
     System: Fold._system,
 }
+
+
+def is_model(data: Checkpoint) -> bool:
+    """Whether a checkpoint is what a run has to show: the best so far, or its final one."""
+    return data.is_best or data.is_final
 
 
 def _life(text: str) -> RunLife:

@@ -114,7 +114,7 @@ class Told(Struct, omit_defaults=True):
     Attributes:
         model_id: Empty until it was registered.
         model_path: Of the checkpoint that Platform holds as the run's model.
-        is_best: That is a best one.
+        is_best: That is a best one, or the final one.
         staged: A checkpoint that has only been uploaded.
         stops: How many workers have passed on that the run is to stop.
         done: Requests made for events whose marks are not written yet.

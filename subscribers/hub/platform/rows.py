@@ -53,12 +53,16 @@ class Row:
 
 
 def read_rows(data: Metrics) -> Iterator[Row]:
-    """The rows that hold something for Platform."""
-    for table in data.tables:
-        for values in table.rows:
-            row = _read(table, values)
-            if row.metrics or row.fitness is not None or row.best is not None or row.model_info:
-                yield row
+    """The rows that hold something for Platform, in the order in which they were logged.
+
+    An event has a table for each set of keys, and may hold several epochs.
+    """
+    rows = [(table, values) for table in data.tables for values in table.rows]
+    rows.sort(key=lambda pair: float(pair[1][0]))
+    for table, values in rows:
+        row = _read(table, values)
+        if row.metrics or row.fitness is not None or row.best is not None or row.model_info:
+            yield row
 
 
 def take_model_info(metrics: dict[str, Value]) -> dict[str, Value]:

@@ -18,6 +18,7 @@ from subscribers.hub.answers import RefusedError, one_line
 from subscribers.hub.blobs import stream
 from subscribers.hub.platform.api import Identity, PlatformApi
 from subscribers.hub.platform.calls import Call
+from subscribers.hub.platform.fold import is_model
 from subscribers.hub.platform.held import Curve, Held, Staged, Told, to_fields
 from subscribers.hub.platform.names import model_name, project_name
 from subscribers.hub.state import RunRecord, StateStore
@@ -194,7 +195,7 @@ class Teller:
         assert event is not None
         data = event.data
         assert isinstance(data, Checkpoint)
-        if told.is_best and not data.is_best:
+        if told.is_best and not is_model(data):
             return False
         staged = told.staged
         if staged is None or staged.key != call.key:
@@ -202,7 +203,7 @@ class Teller:
         if told.run_id is not None:
             await self._promote(state, held, call.event, staged)
         told.staged = None
-        told.model_path, told.model_size, told.is_best = staged.path, staged.size, data.is_best
+        told.model_path, told.model_size, told.is_best = staged.path, staged.size, is_model(data)
         return True
 
     async def _upload(
