@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bus.errors import PermanentSinkError, RetryableSinkError
+from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.events import Event
 from bus.kinds import Console
 from bus.sinks import RunRef
@@ -112,6 +112,16 @@ async def test_what_may_pass_or_is_a_persons_mistake_is_tried_again(
     error = await refused_for_now(sink, training, training.epoch(1))
     assert said in str(error)
     assert error.retry_after_seconds == pause
+
+
+async def test_a_conflict_is_tried_a_bounded_number_of_times(
+    platform: PlatformServer, sink: PlatformSink, training: Training
+) -> None:
+    platform.faults = Faults(status=409)
+    events = training.epoch(1)
+    with pytest.raises(SinkError, match="answers 409") as caught:
+        await sink.write(training.ref, events, marks_of(events))
+    assert type(caught.value) is SinkError
 
 
 async def test_a_platform_that_hangs_is_given_up_in_time(

@@ -33,6 +33,9 @@ _EVENTS = "/api/webhooks/training/metrics"
 _UPLOADS = "/api/webhooks/models/upload"
 _BYTES = "application/octet-stream"
 
+_CONFLICT = 409
+"""Platform's own client tries again after it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -80,11 +83,10 @@ class PlatformApi:
         Raises:
             RetryableSinkError: No answer, or the limit is reached.
             RefusedError: Platform does not want it.
+            SinkError: It conflicts with something else under way.
         """
-        await self._quota.take()
         doing = f"sending {event} of run {identity.run!r}"
-        body = {"event": event, **identity.fields(), "data": data}
-        return await self._http.call(doing, "POST", _EVENTS, self._key, body)
+        return await self._ask(doing, _EVENTS, {"event": event, **identity.fields(), "data": data})
 
     async def store(self, identity: Identity, key: str, dataref: str, blob: Blob) -> Staged:
         """Upload a checkpoint, in constant memory; Platform does not know of it yet.
@@ -114,11 +116,10 @@ class PlatformApi:
 
     async def _store(self, identity: Identity, dataref: str, blob: Blob) -> tuple[str, str | None]:
         doing = f"uploading {blob.name} of run {identity.run!r}"
-        await self._quota.take()
         asked = {"filename": blob.name, **identity.fields()}
         if identity.run_id is not None:
             asked["runId"] = identity.run_id
-        answer = await self._http.call(doing, "POST", _UPLOADS, self._key, asked)
+        answer = await self._ask(doing, _UPLOADS, asked)
         url, path, upload_path = (answer.get(k) for k in ("uploadUrl", "gcsPath", "uploadPath"))
         if not isinstance(url, str) or not isinstance(path, str):
             raise RetryableSinkError(f"{doing}: the answer names no place to upload to")
