@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.errors import MarksMovedError, PermanentSinkError, RetryableSinkError
+from bus.errors import MarksMovedError, PermanentSinkError
 from bus.eventlog.aio import AsyncEventLog
 from bus.kinds import Metrics, Number, Params, Summary, Table
 from bus.sinks import KeepsAlive, RateLimited, ReportsState, Sink
@@ -288,6 +288,21 @@ async def test_of_two_sinks_that_begin_a_run_at_once_one_makes_the_model(
         await sink.close()
 
 
+async def test_a_run_that_is_not_open_is_opened_anew_by_the_worker(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink = make_hub_sink(hub_server, tmp_path)
+    feed = Feed("r1", "digits")
+    start = begin(feed)
+    with pytest.raises(MarksMovedError, match="is not open"):
+        await sink.write(feed.ref, start, marks_of(start))
+    await sink.open_run(feed.ref)
+    await sink.close_run(feed.ref)
+    with pytest.raises(MarksMovedError):
+        await sink.write(feed.ref, start, marks_of(start))
+    await sink.close()
+
+
 async def test_two_runs_at_once_do_not_mix(hub_server: HubServer, tmp_path: Path) -> None:
     sink = make_hub_sink(hub_server, tmp_path)
     feeds = [Feed(f"r{n}", "digits") for n in range(2)]
@@ -307,58 +322,6 @@ async def test_two_runs_at_once_do_not_mix(hub_server: HubServer, tmp_path: Path
     await sink.close()
 
 
-async def test_heartbeats_keep_the_agent_id_that_hub_gave(
-    hub_server: HubServer, tmp_path: Path
-) -> None:
-    sink = make_hub_sink(hub_server, tmp_path)
-    feed = Feed("r1", "digits")
-    await sink.keep_alive(feed.ref)  # there is no model yet
-    assert hub_server.received("heartbeat") == []
-    await write(sink, feed, begin(feed))
-    await sink.keep_alive(feed.ref)
-    await sink.close_run(feed.ref)
-    await sink.keep_alive(feed.ref)
-    other = make_hub_sink(hub_server, tmp_path)
-    await other.keep_alive(feed.ref)
-    await write(other, feed, [feed.metrics(LOSS, range(1))])
-    ids = [one.body["agentId"] for one in hub_server.received("heartbeat")]
-    assert ids == [None, "agent-1", "agent-1", "agent-1"]
-    (model,) = hub_server.models
-    assert model.agents == ["agent-1"]
-    await sink.close()
-    await other.close()
-
-
-async def test_a_heartbeat_that_fails_costs_no_write(hub_server: HubServer, tmp_path: Path) -> None:
-    sink = make_hub_sink(hub_server, tmp_path)
-    feed = Feed("r1", "digits")
-    hub_server.fail("heartbeat", status=500)
-    await write(sink, feed, begin(feed))
-    with pytest.raises(RetryableSinkError):
-        await sink.keep_alive(feed.ref)
-    await write(sink, feed, [feed.metrics(LOSS, range(1))])
-    assert list(hub_server.models[0].metrics) == ["0"]
-    await sink.close()
-
-
-async def test_a_heartbeat_and_a_write_at_once_do_not_disturb_each_other(
-    hub_server: HubServer, tmp_path: Path
-) -> None:
-    sink = make_hub_sink(hub_server, tmp_path)
-    feed = Feed("r1", "digits")
-    fault = hub_server.fail("heartbeat", status=503, times=1)
-    marks = await write(sink, feed, begin(feed))
-    assert fault.hits == 1
-    for epoch in range(5):
-        event = feed.metrics(LOSS, range(epoch, epoch + 1))
-        marks.add_applied(event.source, event.id)
-        await asyncio.gather(
-            sink.write(feed.ref, [event], marks), *(sink.keep_alive(feed.ref) for _ in range(3))
-        )
-    assert len(hub_server.models[0].metrics) == 5
-    await sink.close()
-
-
 async def test_a_model_that_somebody_deleted_stays_deleted(
     hub_server: HubServer, tmp_path: Path
 ) -> None:
@@ -366,8 +329,13 @@ async def test_a_model_that_somebody_deleted_stays_deleted(
     feed = Feed("r1", "digits")
     await write(sink, feed, begin(feed))
     hub_server.stand_in.models.all.clear()
-    with pytest.raises(PermanentSinkError, match="404"):
-        await write(sink, feed, [feed.metrics(LOSS, range(1))])
+    more = [feed.metrics(LOSS, range(n, n + 1)) for n in range(5)]
+    await sink.open_run(feed.ref)
+    for event in more:
+        with pytest.raises(PermanentSinkError, match="404"):
+            await sink.write(feed.ref, [event], marks_of([event]))
+    # Not every one of its events asks.
+    assert len(hub_server.received("metrics")) == 1
     assert await sink.contents(feed.ref) is None
     assert hub_server.models == []
     await sink.close()

@@ -12,6 +12,8 @@ from aiohttp import web
 from subscribers.hub.standin.app import StandIn
 from subscribers.hub.standin.models import Models
 
+__all__ = ["main"]
+
 
 def main() -> None:
     """Read the command line and serve until SIGTERM or Ctrl-C."""

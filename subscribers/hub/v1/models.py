@@ -111,18 +111,17 @@ class ModelOpener:
             RetryableSinkError: HUB cannot be asked now.
             MarksMovedError: Another worker has the run.
         """
-        if state.model is not None:
-            return
         if state.refused and self._clock() < state.ask_again_at:
             raise PermanentSinkError(state.refused)
+        if state.model is not None:
+            return
         fields = {**state.record.fields, **changes}
         try:
             model = await self._find_or_create(state, fields, changes)
         except PermanentSinkError as error:
             # What comes after this batch is refused too, and not put into a model of its own.
             await self._store.save(state.run, state.record, **changes)
-            state.refused = str(error)
-            state.ask_again_at = self._clock() + _ASK_AGAIN_SECONDS
+            self.refuse(state, error)
             raise
         done = {"model": model, "arguments": None, "creating": None}
         await self._store.save(state.run, state.record, **{**changes, **done})
@@ -132,6 +131,11 @@ class ModelOpener:
             await self.beat(state)
         except (RetryableSinkError, PermanentSinkError) as error:
             logger.info("hub: run %s: %s", state.run.run, error)
+
+    def refuse(self, state: RunState, error: PermanentSinkError) -> None:
+        """HUB takes nothing for the run: not every one of its events has to ask."""
+        state.refused = str(error)
+        state.ask_again_at = self._clock() + _ASK_AGAIN_SECONDS
 
     async def beat(self, state: RunState) -> None:
         """Send the heartbeat of a run that has a model, and keep the agent id that returns.

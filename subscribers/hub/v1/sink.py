@@ -22,7 +22,7 @@ from bus.events import Event
 from bus.idranges import IdRanges
 from bus.ratelimit import Rate, RateLimits
 from bus.sinks import BatchLimits, Marks, RunRef, SinkContents
-from subscribers.hub.answers import Place
+from subscribers.hub.answers import Place, RefusedError
 from subscribers.hub.http import HttpClient, Times
 from subscribers.hub.keys import ApiKey, read_address, read_key
 from subscribers.hub.progress import Uploads
@@ -52,6 +52,7 @@ _RATE_LIMITS = RateLimits(kinds={"metrics": Rate(1 / 3, 1)})
 weights every 900 s, which this sink holds itself (:mod:`subscribers.hub.v1.pending`)."""
 
 _KEEP_ALIVE_SECONDS = 300.0
+_NOT_FOUND = 404
 
 _Key = tuple[str, str]
 
@@ -133,20 +134,20 @@ class HubSink:
 
     async def open_run(self, run: RunRef) -> Marks:
         """Read what is kept of the run. Its model is made when it is known of what."""
-        return (await self._open(run)).record.marks.copy()
+        state = self._states[_key_of(run)] = RunState(run, await self._store.read(run))
+        return state.record.marks.copy()
 
     async def write(self, run: RunRef, events: Sequence[Event], marks: Marks) -> None:
         """Write events and marks; see the top of this module for the order."""
-        state = self._states.get(_key_of(run)) or await self._open(run)
+        state = self._states.get(_key_of(run))
+        if state is None:
+            # Nobody knows whether the marks that are kept now are those these follow from.
+            raise MarksMovedError(f"run {run.run!r} is not open")
         marks = _with_superseded(marks, state.record.marks, events)
         planned = plan(events)
         changes = self._opener.note(state, planned)
         if planned.wants_model:
-            await self._opener.open(state, changes)
-            key = await self._opener.key_of(state)
-            changes |= await self._send_metrics(state, key, planned)
-            fields = {**state.record.fields, **changes}
-            changes |= await self._weights.send(state, key, planned, fields, marks)
+            changes |= await self._send(state, planned, changes, marks)
         else:
             changes |= due_metrics(state.record.fields, planned).kept
         await self._store.save(run, state.record, marks, **changes)
@@ -182,9 +183,20 @@ class HubSink:
         await self._client.close()
         await self._store.close()
 
-    async def _open(self, run: RunRef) -> RunState:
-        state = self._states[_key_of(run)] = RunState(run, await self._store.read(run))
-        return state
+    async def _send(
+        self, state: RunState, planned: Plan, changes: dict[str, Any], marks: Marks
+    ) -> dict[str, Any]:
+        """Steps 1 to 3 of a write; returns what is to be kept with the marks."""
+        await self._opener.open(state, changes)
+        key = await self._opener.key_of(state)
+        try:
+            kept = await self._send_metrics(state, key, planned)
+            fields = {**state.record.fields, **kept}
+            return kept | await self._weights.send(state, key, planned, fields, marks)
+        except RefusedError as error:
+            if error.status == _NOT_FOUND:  # somebody has deleted the model
+                self._opener.refuse(state, error)
+            raise
 
     async def _send_metrics(self, state: RunState, key: ApiKey, planned: Plan) -> dict[str, Any]:
         """One request with all epochs that are new or have more; returns what is to be kept."""
