@@ -114,6 +114,15 @@ class PlatformApi:
         """Close all connections."""
         await self._http.close()
 
+    async def _ask(self, doing: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        await self._quota.take()
+        try:
+            return await self._http.call(doing, "POST", path, self._key, body)
+        except RefusedError as error:
+            if error.status == _CONFLICT:
+                raise SinkError(str(error)) from None
+            raise
+
     async def _store(self, identity: Identity, dataref: str, blob: Blob) -> tuple[str, str | None]:
         doing = f"uploading {blob.name} of run {identity.run!r}"
         asked = {"filename": blob.name, **identity.fields()}
