@@ -201,6 +201,7 @@ def _open_journal(
                 project=place.project,
                 run_name=place.name,
                 pid=os.getpid(),
+                wrapper=os.environ.get("TRAINBUS_WRAPPER", ""),
             )
         )
 

@@ -11,6 +11,7 @@ A **spool** is a folder on a local disk::
         cuts                  the shipper's record of how segments were cut into events
         stop                  left by the shipper when the run was asked to stop: one line, made
                               as those of a segment are, of a notice (:mod:`bus.control`)
+        end.command, end.process  how it ended, when it wrote no end (:mod:`publishers.lastwords`)
         blobs/                snapshots of files that wait for their upload
 
 **Segment**: lines of ``crc32 (8 hex digits, of the payload), blank, payload (JSON), newline``.
@@ -69,6 +70,8 @@ LOCK_NAME = "lock"
 CUTS_NAME = "cuts"
 BLOBS_NAME = "blobs"
 STOP_NAME = "stop"
+COMMAND_END_NAME = "end.command"
+PROCESS_END_NAME = "end.process"
 SOURCES_NAME = "sources"
 SHIPPER_LOCK_NAME = "shipper.lock"
 SHIPPER_LOG_NAME = "shipper.log"
@@ -76,8 +79,13 @@ SHIPPER_LOG_NAME = "shipper.log"
 _SEGMENT = re.compile(r"(\d{6})\.journal")
 
 
-class SegmentHeader(msgspec.Struct, frozen=True):
-    """The first line of every segment: whose it is."""
+class SegmentHeader(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first line of every segment: whose it is.
+
+    Attributes:
+        wrapper: Names the ``trainbus run`` around the process, which knows how it ends; empty
+            without one.
+    """
 
     journal: int
     segment: int
@@ -86,6 +94,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     project: str
     run_name: str
     pid: int
+    wrapper: str = ""
 
 
 _header_decoder = msgspec.json.Decoder(SegmentHeader)

@@ -9,9 +9,16 @@ from pathlib import Path
 import orjson
 
 from bus.source import Source
-from publishers.journal.format import LOCK_NAME, make_line
+from publishers.journal.format import LOCK_NAME, SegmentHeader, make_line
+from publishers.lastwords import EndNote, read_notes
 
-__all__ = ["is_abandoned", "write_end"]
+__all__ = ["NOTE_PATIENCE_SECONDS", "LastWords", "is_abandoned", "write_end"]
+
+NOTE_PATIENCE_SECONDS = 10.0
+"""How long the end of a process under ``trainbus run`` waits for what that knows of it. A command
+ends at once with its only process; torchrun first stops the ranks that are left."""
+
+_UNKNOWN = EndNote("killed", "the process ended without finishing its run")
 
 
 def is_abandoned(folder: Path) -> bool:
@@ -33,7 +40,41 @@ def is_abandoned(folder: Path) -> bool:
     return True
 
 
-def write_end(segment: Path, name: Source, wall_time: float) -> None:
+class LastWords:
+    """Decides how the run of a process that has died ended, from the notes beside its journal."""
+
+    def __init__(self, folder: Path, header: SegmentHeader) -> None:
+        """Begin with a process that has just been found dead, or has not died yet.
+
+        Args:
+            folder: Of the source.
+            header: Whether it ran under ``trainbus run``.
+        """
+        self._folder = folder
+        self._is_wrapped = bool(header.wrapper)
+        self._since: float | None = None
+
+    def find(self, wall_time: float) -> EndNote | None:
+        """How it ended; None as long as a note may still come. To be asked again and again."""
+        command, process = read_notes(self._folder)
+        if self._since is None:
+            self._since = wall_time
+        # Clocks of machines are set: neither way may it take longer.
+        is_over = abs(wall_time - self._since) >= NOTE_PATIENCE_SECONDS
+        if command is None and self._is_wrapped and not is_over:
+            return None
+        return _judge(command, process)
+
+
+def _judge(command: EndNote | None, process: EndNote | None) -> EndNote:
+    if process is None:
+        return command or _UNKNOWN
+    if command is None or command.status == "completed":
+        return process
+    return EndNote(command.status, command.error, process.time, process.dropped)
+
+
+def write_end(segment: Path, name: Source, wall_time: float, words: EndNote = _UNKNOWN) -> None:
     """Write the end of the run into the last segment of a journal that was left without one.
 
     Raises:
@@ -42,12 +83,13 @@ def write_end(segment: Path, name: Source, wall_time: float) -> None:
     record = {
         "kind": "run_finished",
         # When it was left: this may be days later.
-        "time": min(segment.stat().st_mtime, wall_time),
+        "time": min(max(segment.stat().st_mtime, words.time), wall_time),
         "data": {
-            "status": "killed",
-            "error": "the process ended without finishing its run",
-            "rank": name.rank,
+            "status": words.status,
+            "error": words.error,
+            "rank": name.rank if words.rank is None else words.rank,
             "attempt": name.attempt,
+            **({} if words.dropped is None else {"dropped": words.dropped}),
         },
     }
     line = make_line(orjson.dumps(record))

@@ -198,7 +198,7 @@ class Shipper:
         if now - active.checked_at >= LIVENESS_SECONDS:
             active.checked_at = now
             if journal.end_if_abandoned(self._wall_clock()):
-                logger.warning("run %s: its process has died", journal.run)
+                logger.warning("run %s: its process has gone without ending it", journal.run)
         if journal.planned or sum(active.unsent.values()) >= UNSENT_BYTES:
             return 0
         damaged = journal.damaged

@@ -19,7 +19,7 @@ from bus.source import Source
 from bus.topics import Topics
 from publishers.journal.format import BLOBS_NAME, CUTS_NAME, SegmentHeader
 from publishers.journal.reader import Block, SegmentReader
-from publishers.shipper.abandoned import is_abandoned, write_end
+from publishers.shipper.abandoned import LastWords, is_abandoned, write_end
 from publishers.shipper.cuts import Cut, CutsFile
 from publishers.shipper.cutter import Cutter, PendingBlob, PlannedEvent, is_end
 from publishers.shipper.segments import SegmentFiles
@@ -85,6 +85,7 @@ class JournalSource:
         self._known_keys: set[int] = set()
         self._is_orphan = is_abandoned(self.folder)
         self._is_ended = False
+        self._last_words = LastWords(self.folder, self.header)
         self._resume(segments, cuts)
 
     @property
@@ -268,7 +269,10 @@ class JournalSource:
             return False
         if self.unread_bytes > self._reader.pending:
             return False
-        write_end(self._segments.path(self._segments.numbers()[-1]), self.name, wall_time)
+        words = self._last_words.find(wall_time)
+        if words is None:
+            return False
+        write_end(self._segments.path(self._segments.numbers()[-1]), self.name, wall_time, words)
         self._is_ended = True
         return True
 
