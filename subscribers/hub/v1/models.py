@@ -120,7 +120,7 @@ class ModelOpener:
             model = await self._find_or_create(state, fields, changes)
         except PermanentSinkError as error:
             # What comes after this batch is refused too, and not put into a model of its own.
-            await self._store.save(state.run, state.record, **changes)
+            await self._store.save(state.run, state.record, **changes, creating=None)
             self.refuse(state, error)
             raise
         done = {"model": model, "arguments": None, "creating": None}
@@ -161,8 +161,13 @@ class ModelOpener:
         fields = state.record.fields if fields is None else fields
         if fields.get("identifier", {}).get("has_key"):
             named = _named_model(await self._store.event(*fields["start"]))
-            if named is not None:
-                state.key = parse_identifier(named, self._web).key
+            if named is None:
+                # Another key would be another account, where the model is not.
+                raise RetryableSinkError(
+                    "the key that the run brought is not known here: its first event, which holds "
+                    "it, is not in the event log"
+                )
+            state.key = parse_identifier(named, self._web).key
         key = state.key or self._key
         if key is None:
             raise RetryableSinkError("there is no key for HUB: set HUB_API_KEY")

@@ -96,8 +96,15 @@ def _rank(event: Event) -> int:
 
 def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that a model is made of, as far as they are plain and short."""
-    found = {name: values[name] for name in ARGUMENTS if name in values}
+    found = {name: _without_query(values[name]) for name in ARGUMENTS if name in values}
     return {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _without_query(value: object) -> object:
+    """A model or data set of HUB may be named by a URL with a key in it, which is not kept."""
+    if isinstance(value, str) and "://" in value:
+        return value.partition("?")[0]
+    return value
 
 
 def _is_plain(value: object) -> bool:
