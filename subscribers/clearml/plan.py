@@ -42,7 +42,7 @@ from bus.lifecycle import RunLife
 from subscribers.clearml.names import own_property
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.params import Param, params_of
-from subscribers.clearml.points import POINT_KINDS
+from subscribers.clearml.points import POINT_KINDS, as_float
 
 __all__ = ["KINDS", "OutputModel", "Picture", "Plan", "plan", "tag_text"]
 
@@ -219,7 +219,7 @@ def _artifact(result: Plan, event: Event) -> None:
 
 def _checkpoint(result: Plan, event: Event) -> None:
     data = _data(event, Checkpoint)
-    fitness = "" if data.fitness is None else repr(float(data.fitness))
+    fitness = "" if data.fitness is None else repr(as_float(data.fitness))
     epoch = "" if data.epoch is None else str(data.epoch)
     result.set_property("checkpoint.last", " ".join(filter(None, (data.blob.name, epoch))))
     metadata = {"epoch": epoch, "fitness": fitness}
@@ -233,7 +233,7 @@ def _checkpoint(result: Plan, event: Event) -> None:
 
 def _model(result: Plan, event: Event) -> None:
     data = _data(event, Model)
-    metadata = {name: str(float(value)) for name, value in data.metrics.items()}
+    metadata = {name: repr(as_float(value)) for name, value in data.metrics.items()}
     if data.flavor:
         metadata["flavor"] = data.flavor
     result.models.append(OutputModel(event, data.name, data.name, None, metadata))

@@ -29,6 +29,7 @@ __all__ = [
     "SINGLE_VALUE_ITERATION",
     "NonFiniteNotes",
     "Point",
+    "as_float",
     "event_of_point",
     "expected_points",
     "is_storable",
@@ -94,15 +95,15 @@ def points_of(event: Event) -> Iterator[Point]:
             for row in table.rows:
                 ms, step = _checked(event, float(row[0]), int(row[1]))
                 for (metric, variant), value in zip(pairs, row[2:], strict=True):
-                    yield Point(metric, variant, step, ms, _as_float(value))
+                    yield Point(metric, variant, step, ms, as_float(value))
     elif isinstance(data, Summary):
         ms, step = _checked(event, event.time, SINGLE_VALUE_ITERATION)
         for name, value in data.values.items():
-            yield Point(_SINGLE_VALUE_METRIC, name, step, ms, _as_float(value))
+            yield Point(_SINGLE_VALUE_METRIC, name, step, ms, as_float(value))
     elif isinstance(data, System):
         ms, step = _checked(event, event.time, int(event.time))
         for name, value in data.values.items():
-            yield Point(_monitor(name), name, step, ms, _as_float(value))
+            yield Point(_monitor(name), name, step, ms, as_float(value))
 
 
 def event_of_point(task: str, point: Point) -> dict[str, Any]:
@@ -208,7 +209,8 @@ def _monitor(name: str) -> str:
     return ":monitor:gpu" if "gpu" in name.lower() else ":monitor:machine"
 
 
-def _as_float(number: float | NonFinite) -> float:
+def as_float(number: float | NonFinite) -> float:
+    """A number on the wire as a float; a whole number beyond its range becomes an infinity."""
     try:
         return float(number)
     except OverflowError:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bus import kinds
 from bus.errors import PermanentSinkError
+from bus.events import Event
 from bus.kinds import KINDS as ALL_KINDS
 from bus.kinds import Blob, Checkpoint, Git, Model, Params, RunFinished, RunStarted, Tags, World
 from bus.lifecycle import RunLife
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.params import Param, params_of
 from subscribers.clearml.plan import KINDS, Plan, plan, tag_text
-from tests.fixtures.events import EXAMPLES, example
+from tests.fixtures.events import EXAMPLES, example, whole_events
 
 BLOB = Blob("best.pt", 3, "0" * 64)
 
@@ -172,10 +175,17 @@ def test_best_and_final_checkpoints_become_models_and_others_only_when_asked() -
 
 
 def test_a_model_keeps_its_name_and_its_metrics() -> None:
-    data = Model("digits", BLOB, "onnx", metrics={"acc": 0.9, "worst": kinds.NonFinite.NAN})
+    data = Model(
+        "digits", BLOB, "onnx", metrics={"acc": 0.9, "worst": kinds.NonFinite.NAN, "huge": 10**400}
+    )
     (model,) = plan([example("model", data=data)]).models
     assert (model.role, model.name) == ("digits", "digits")
-    assert model.metadata == {"acc": "0.9", "worst": "nan", "flavor": "onnx"}
+    assert model.metadata == {
+        "acc": "0.9",
+        "worst": "nan",
+        "huge": "inf",
+        "flavor": "onnx",
+    }
 
 
 def test_pictures_without_a_step_are_of_iteration_zero() -> None:
@@ -206,6 +216,19 @@ def test_ends_are_reported_with_their_errors() -> None:
     assert result.properties["trainbus.error"] == "out of memory"
     assert result.properties["trainbus.error.rank1"] == "node is lost"
     assert result.properties["trainbus.dropped"] == '{"disk_full": 2}'
+
+
+@given(st.lists(whole_events(), max_size=4))
+def test_any_events_make_a_plan_or_are_refused_for_good(events: list[Event]) -> None:
+    try:
+        result = plan(events)
+    except PermanentSinkError:
+        return
+    assert all(text.strip() for text in result.tags.values())
+    assert all(param.section and param.name.strip() for param in result.params.values())
+    assert all(
+        isinstance(value, str) for model in result.models for value in model.metadata.values()
+    )
 
 
 def test_an_empty_batch_asks_for_nothing() -> None:
