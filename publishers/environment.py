@@ -11,6 +11,7 @@ process of a new run. Variables of other programs that make no sense are passed 
 | ``TRAINBUS_NODE`` | this machine |
 | ``TRAINBUS_RANK``, ``TRAINBUS_WORLD``, ``TRAINBUS_NODES`` | rank from 0, ranks, nodes |
 | ``TRAINBUS_ATTEMPT`` | which try of this rank it is, from 1 |
+| ``TRAINBUS_WRAPPER_RUN_ID`` | from ``trainbus run``: the run, where nothing else names it |
 """
 
 from __future__ import annotations
@@ -117,11 +118,13 @@ def find_place(
 
 
 def _run_id(environ: Mapping[str, str], hints: Hints, launcher: _Launcher, ranks: int) -> str:
+    wrapper = environ.get("TRAINBUS_WRAPPER_RUN_ID", "")
     if ranks == 1:
-        return hints.new_run
-    if launcher.ranks == ranks and launcher.is_one_node and hints.siblings:
+        return wrapper or hints.new_run
+    siblings = wrapper or hints.siblings
+    if launcher.ranks == ranks and launcher.is_one_node and siblings:
         # Better than a rendezvous id, which people reuse from one training to the next.
-        return hints.siblings
+        return siblings
     job = _slurm_job(environ)
     rendezvous = environ.get("TORCHELASTIC_RUN_ID", "")
     if rendezvous in {"", "none"}:

@@ -1,0 +1,1 @@
+"""Hooks into frameworks without code: an import hook that children inherit by their environment."""

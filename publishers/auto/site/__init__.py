@@ -1,0 +1,1 @@
+"""Not a package to import: the folder that ``trainbus run`` puts in front of PYTHONPATH."""
