@@ -202,6 +202,9 @@ class Model(Struct, frozen=True, omit_defaults=True):
     Attributes:
         flavor: "mlflow" for an MLmodel folder, else whatever names the format.
         registered_name: Create a version under this name in the tracker's registry.
+        key: Names the model among the run's: a later event of the same key is the same model,
+            to be registered, say. Without one every event is a model of its own.
+        options: Per sink, what only that sink understands.
     """
 
     name: _Name
@@ -210,6 +213,8 @@ class Model(Struct, frozen=True, omit_defaults=True):
     signature: dict[str, Any] | None = None
     metrics: dict[str, Number] = {}
     registered_name: str | None = None
+    key: str = ""
+    options: dict[str, dict[str, Any]] = {}
 
 
 class Phase(Struct, frozen=True, omit_defaults=True):

@@ -115,7 +115,8 @@ class Ending:
         self._close()
         if self._watch is not None:
             self._watch.stop()
-        if not is_stored:
+        # Who does not wait expects no answer.
+        if not is_stored and timeout > 0:
             self._drops.warn(
                 "not_confirmed",
                 f"run {self._place.run}: not everything is confirmed as stored yet; "

@@ -103,7 +103,12 @@ class Run:
         return None if notice is None else notice.text
 
     def log(
-        self, metrics: Mapping[str, Any], step: int | None = None, *, rank_prefix: bool = True
+        self,
+        metrics: Mapping[str, Any],
+        step: int | None = None,
+        *,
+        rank_prefix: bool = True,
+        at: float | None = None,
     ) -> None:
         """Log metric values of one step: one line in the journal, a few microseconds.
 
@@ -111,11 +116,12 @@ class Run:
             metrics: Values by name: floats, ints, bools, scalars of numpy, 0-d tensors.
             step: Whole number; by default the previous step + 1, from 0.
             rank_prefix: Write ``rank{n}/name`` on ranks other than 0.
+            at: When the values were taken, in Unix seconds; by default now.
 
         Raises:
             EventError: A value cannot be taken, and the run was started with ``strict=True``.
         """
-        self._rows.log(metrics, step, rank_prefix=rank_prefix)
+        self._rows.log(metrics, step, rank_prefix=rank_prefix, at=at)
 
     def params(self, params: Mapping[str, Any], section: str = "General") -> None:
         """Log parameters: any values; what JSON has no form for becomes its text.
@@ -175,17 +181,21 @@ class Run:
         """
         self._log_media("plot", title, series, figure, step, media.plot)
 
-    def artifact(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def artifact(
+        self, path: str | os.PathLike[str], name: str | None = None, *, is_frozen: bool = False
+    ) -> None:
         """Log a file or folder as it is now.
 
         Args:
             path: Where it is.
             name: Its path among the run's artifacts, ``/`` between levels; by default its name.
+            is_frozen: It never changes again, so that it may be linked instead of copied.
         """
 
         def write() -> None:
             where = _artifact_path(name) if name else name_of(path)
-            self._record_file("artifact", {"path": where}, path, where.rpartition("/")[2])
+            file = where.rpartition("/")[2]
+            self._record_file("artifact", {"path": where}, path, file, is_frozen=is_frozen)
 
         self._recorder.attempt(f"artifact {path}", write)
 
@@ -225,6 +235,10 @@ class Run:
         signature: Any = None,
         metrics: Mapping[str, Any] | None = None,
         registered_name: str | None = None,
+        *,
+        key: str = "",
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        is_frozen: bool = False,
     ) -> None:
         """Log a finished model as it is now.
 
@@ -235,6 +249,10 @@ class Run:
             signature: Inputs and outputs, as a dict or an object with ``to_dict()``.
             metrics: How good it is, by name.
             registered_name: Make a version under this name in the tracker's registry.
+            key: Names the model among the run's: what is logged under the same key again is the
+                same model, to be registered, say, and not another one.
+            options: Per sink, what only that sink understands.
+            is_frozen: It never changes again, so that it may be linked instead of copied.
         """
 
         def write() -> None:
@@ -248,7 +266,11 @@ class Run:
                 data["metrics"] = self._recorder.take("metrics", metrics, wire_number)
             if registered_name is not None:
                 data["registered_name"] = registered_name
-            self._record_file("model", data, path)
+            if key:
+                data["key"] = key
+            if options:
+                data["options"] = plain(options)
+            self._record_file("model", data, path, is_frozen=is_frozen)
 
         self._recorder.attempt(f"model {name}", write)
 
@@ -313,8 +335,12 @@ class Run:
         data: dict[str, Any],
         path: str | os.PathLike[str],
         name: str | None = None,
+        *,
+        is_frozen: bool = False,
     ) -> None:
-        self._recorder.record_file(kind, data, lambda copies: copies.copy(path, name))
+        self._recorder.record_file(
+            kind, data, lambda copies: copies.copy(path, name, is_frozen=is_frozen)
+        )
 
     def _log_media(
         self,

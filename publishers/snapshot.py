@@ -116,12 +116,15 @@ class Snapshots:
         self._disk_usage = disk_usage
         self._numbers = count(1)
 
-    def copy(self, path: str | os.PathLike[str], name: str | None = None) -> BlobRecord:
+    def copy(
+        self, path: str | os.PathLike[str], name: str | None = None, *, is_frozen: bool = False
+    ) -> BlobRecord:
         """Copy a file or a folder as it is now.
 
         Args:
             path: What to copy. Links to files are followed.
             name: What to call it; by default its own name.
+            is_frozen: It never changes again: hard links will do, where the file system can.
 
         Raises:
             SnapshotError: It is not there, cannot be read, or there is no room.
@@ -133,12 +136,14 @@ class Snapshots:
             raise _missing(source, error) from error
         name = name or name_of(source)
         if stat.S_ISDIR(mode):
-            if source.resolve().is_relative_to(self._spool):
+            if not is_frozen and source.resolve().is_relative_to(self._spool):
                 raise SnapshotError("left_out", f"{source} is part of the spool")
-            return self._write(name, lambda target: self._copy_folder(source, target), True)
+            return self._write(
+                name, lambda target: self._copy_folder(source, target, is_frozen), True
+            )
         if not stat.S_ISREG(mode):
             raise SnapshotError("missing_file", f"{source} is neither a file nor a folder")
-        return self._write(name, lambda target: self._copy_file(source, target))
+        return self._write(name, lambda target: self._take_file(source, target, is_frozen))
 
     def write(self, name: str, content: bytes | Callable[[Path], None]) -> BlobRecord:
         """Make a file of bytes, or let a function write it to the path it is given.
@@ -183,6 +188,10 @@ class Snapshots:
                 "files are not logged until there is room",
             )
 
+    def _take_file(self, source: Path, target: Path, is_frozen: bool) -> None:
+        if not (is_frozen and _link(source, target)):
+            self._copy_file(source, target)
+
     def _copy_file(self, source: Path, target: Path) -> None:
         try:
             reader = source.open("rb", buffering=0)
@@ -195,7 +204,7 @@ class Snapshots:
             if not _copy_range(reader.fileno(), writer.fileno()):
                 shutil.copyfileobj(reader, writer, 1024 * 1024)
 
-    def _copy_folder(self, source: Path, target: Path) -> None:
+    def _copy_folder(self, source: Path, target: Path, is_frozen: bool) -> None:
         target.mkdir()
         for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
             copy = target / entry.name
@@ -203,15 +212,26 @@ class Snapshots:
                 if Path(entry.path).samefile(self._spool):
                     self._warn("left_out", f"{entry.path} is left out: it is the spool itself")
                     continue
-                self._copy_folder(Path(entry.path), copy)
+                self._copy_folder(Path(entry.path), copy, is_frozen)
             elif entry.is_file():
-                self._copy_file(Path(entry.path), copy)
+                self._take_file(Path(entry.path), copy, is_frozen)
             else:
                 # A link to a folder may lead back to where it stands.
                 self._warn(
                     "left_out",
                     f"{entry.path} is left out: it is a link to a folder or to nothing, or no file",
                 )
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give the file a second name; False where the file system cannot."""
+    try:
+        target.hardlink_to(source)
+    except OSError as error:
+        if error.errno in _NOT_HERE or error.errno == errno.EMLINK:
+            return False
+        raise
+    return True
 
 
 def _clone(reader: int, writer: int) -> bool:

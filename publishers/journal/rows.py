@@ -22,7 +22,7 @@ from publishers.drops import Drops
 from publishers.journal.writer import Journal, Table
 from publishers.values import json_scalar, whole_number, wire_number
 
-__all__ = ["MAX_RECORD_BYTES", "MetricRows", "check_key"]
+__all__ = ["MAX_RECORD_BYTES", "MetricRows", "check_key", "check_time"]
 
 MAX_RECORD_BYTES = 200 * 1024
 """Largest record: an event of 256 KiB leaves the rest for its envelope."""
@@ -33,6 +33,9 @@ MAX_KEY_CHARACTERS = 1024
 _NUMBER_CHARACTERS = b"0123456789+-.eE,"
 _NUMBER_BYTES = 26
 """Most bytes a value takes in a row, comma included: ``-1.7976931348623157e+308``."""
+
+_TIME_LIMIT = 253_402_300_799
+"""The last second of the year 9999 (Unix seconds)."""
 
 _MAX_TABLES = 10_000
 """Key sets remembered; a program that makes a new one at every step must not fill the memory."""
@@ -74,7 +77,12 @@ class MetricRows:
         self._tables: dict[tuple[object, ...], list[tuple[Table, int]]] = {}
 
     def log(
-        self, metrics: Mapping[str, Any], step: Any = None, *, rank_prefix: bool = True
+        self,
+        metrics: Mapping[str, Any],
+        step: Any = None,
+        *,
+        rank_prefix: bool = True,
+        at: Any = None,
     ) -> None:
         """Write one row; see :meth:`publishers.Run.log`."""
         if step is None:
@@ -83,7 +91,8 @@ class MetricRows:
         try:
             declared = self.journal.declared
             keys = tuple(metrics) if rank_prefix else (None, *metrics)
-            row = [declared[keys], self._clock(), step, *metrics.values()]
+            now = self._clock() if at is None else check_time(at)
+            row = [declared[keys], now, step, *metrics.values()]
             payload = orjson.dumps(row, json_scalar)
             if step.__class__ is int and payload.translate(None, _NUMBER_CHARACTERS) == b"[]":
                 line = b"%08x %b\n" % (crc32(payload), payload)
@@ -93,7 +102,7 @@ class MetricRows:
         except Exception:  # noqa: BLE001  # the slow path meets it again, and names it
             pass
         try:
-            self._log_slowly(metrics, step, rank_prefix)
+            self._log_slowly(metrics, step, rank_prefix, at)
         except EventError:
             raise
         except Exception as error:  # noqa: BLE001  # the bus must never stop a training
@@ -104,15 +113,20 @@ class MetricRows:
         """Make the copy in a forked child usable: another thread may have held the lock."""
         self._lock = RLock()
 
-    def _log_slowly(self, metrics: Mapping[str, Any], step: Any, rank_prefix: bool) -> None:
+    def _log_slowly(
+        self, metrics: Mapping[str, Any], step: Any, rank_prefix: bool, at: Any
+    ) -> None:
         now = self._clock()
         if not isinstance(metrics, Mapping):
             self._refuse("metrics", f"log() takes a dict, not {type(metrics).__name__}")
             return
+        field = "step"
         try:
             step = self._step = whole_number(step)
+            field = "at"
+            now = now if at is None else check_time(at)
         except ValueError as error:
-            self._refuse("step", str(error), count=len(metrics))
+            self._refuse(field, str(error), count=len(metrics))
             return
         keys: list[str] = []
         values: list[int | float | str] = []
@@ -162,6 +176,20 @@ class MetricRows:
         if self._is_strict:
             raise EventError(field, reason)
         self._drops.add("bad_value", f"{field}: {reason}; it is left out", about=field, count=count)
+
+
+def check_time(seconds: Any) -> float:
+    """A time of the caller's own, Unix seconds.
+
+    Raises:
+        ValueError: It is no number, or beyond what an event can have.
+    """
+    try:
+        if 0 <= seconds < _TIME_LIMIT:
+            return float(seconds)
+    except TypeError:
+        pass
+    raise ValueError(f"{seconds!r:.40} is no time in Unix seconds")
 
 
 def check_key(key: object, room: int = 0) -> None:

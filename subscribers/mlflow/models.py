@@ -4,6 +4,9 @@ None of MLflow's three creating calls may be repeated, so each looks first for w
 left behind: the model and the version by the tag ``trainbus.event``, and the link to the run by the
 database's refusal to store it twice. A worker killed anywhere in between goes on where it was.
 
+Events of the same key are one model: the first makes it, a later one adds tags, params, metrics or
+a registered version to it.
+
 Every function blocks and takes the client first.
 """
 
@@ -18,14 +21,16 @@ from typing import cast
 
 import yaml  # type: ignore[import-untyped]  # comes with mlflow, ships no types
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from bus.errors import PermanentSinkError
 from bus.events import Event
 from bus.kinds import Model
-from subscribers.mlflow.batches import NonFiniteNotes, chunks_of
+from subscribers.mlflow.batches import MAX_METRICS, NonFiniteNotes, chunks_of
 from subscribers.mlflow.errors import error_code
+from subscribers.mlflow.extras import Extras, read_extras
 from subscribers.mlflow.files import fetched
 from subscribers.mlflow.names import level, model_name, registered_name
 from subscribers.mlflow.tracker import Address
@@ -33,6 +38,7 @@ from subscribers.mlflow.tracker import Address
 __all__ = ["Target", "log_model"]
 
 _EVENT_TAG = "trainbus.event"
+_VERSIONS_TAG = "mlflow.modelVersions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +63,29 @@ def log_model(client: MlflowClient, target: Target, event: Event, notes: NonFini
         MlflowException: As the client raises it.
     """
     data = cast("Model", event.data)
-    key = hashlib.sha256(f"{event.source}#{event.id}".encode()).hexdigest()[:32]
-    model = _find(client, target.experiment, key) or _create(client, target, data, key)
+    extras = read_extras(data)
+    event_key = _hash(f"{event.source}#{event.id}")
+    key = _hash(f"{target.run_id}#{data.key}") if data.key else event_key
+    model = _find(client, target.experiment, key)
+    if model is None:
+        model = _create(client, target, data, extras, key)
+    else:
+        _add(client, model, extras)
     if model.status != LoggedModelStatus.READY:
         _upload(client, target, event, model)
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     _link(client, target.run_id, model.model_id)
     _log_metrics(client, target, event, model.model_id, notes)
-    registered = data.registered_name or target.registered
+    linked = extras.metrics(str(model.model_id))
+    for start in range(0, len(linked), MAX_METRICS):
+        client.log_batch(target.run_id, metrics=linked[start : start + MAX_METRICS])
+    # The run's own choice is made once for a model, however many events it has.
+    registered, version_key = data.registered_name, event_key
+    if not registered:
+        registered, version_key = target.registered, key
     if registered:
-        _register(client, target, registered_name(registered), model, key)
+        name = registered_name(registered)
+        _register(client, target, name, model, version_key, extras)
 
 
 def set_origin(folder: Path, model: LoggedModel, run_id: str) -> None:
@@ -97,14 +116,29 @@ def _find(client: MlflowClient, experiment: str, key: str) -> LoggedModel | None
     return min(found, key=lambda model: str(model.model_id), default=None)
 
 
-def _create(client: MlflowClient, target: Target, data: Model, key: str) -> LoggedModel:
-    tags = {_EVENT_TAG: key, "trainbus.name": data.name, "trainbus.flavor": data.flavor}
+def _create(
+    client: MlflowClient, target: Target, data: Model, extras: Extras, key: str
+) -> LoggedModel:
+    own = {_EVENT_TAG: key, "trainbus.name": data.name, "trainbus.flavor": data.flavor}
     return client.create_logged_model(
         target.experiment,
         name=model_name(data.name),
         source_run_id=target.run_id,
-        tags={name: value for name, value in tags.items() if value},
+        tags={**extras.tags, **{name: value for name, value in own.items() if value}},
+        params=extras.params,
+        model_type=extras.model_type,
     )
+
+
+def _add(client: MlflowClient, model: LoggedModel, extras: Extras) -> None:
+    """Add what a later event of a model says, or what an earlier try had no time for."""
+    tags = {name: text for name, text in extras.tags.items() if model.tags.get(name) != text}
+    if tags:
+        client.set_logged_model_tags(model.model_id, tags)
+    # MLflow does not change params.
+    params = {name: text for name, text in extras.params.items() if name not in model.params}
+    if params:
+        client.log_model_params(model.model_id, params)
 
 
 def _upload(client: MlflowClient, target: Target, event: Event, model: LoggedModel) -> None:
@@ -140,7 +174,7 @@ def _log_metrics(
 
 
 def _register(
-    client: MlflowClient, target: Target, name: str, model: LoggedModel, key: str
+    client: MlflowClient, target: Target, name: str, model: LoggedModel, key: str, extras: Extras
 ) -> None:
     try:
         client.create_registered_model(name)
@@ -155,11 +189,26 @@ def _register(
         # In process, MLflow looks up a models:/ source with the tracking URI of the whole process.
         source=f"models:/{model.model_id}" if is_served else model.artifact_location,
         run_id=target.run_id,
-        tags={_EVENT_TAG: key},
+        tags={**extras.version_tags, _EVENT_TAG: key},
+        description=extras.description,
         await_creation_for=0,
         model_id=model.model_id,
     )
     if not is_served:
         # A server does this itself: the model's page names its versions.
-        versions = json.dumps([{"name": name, "version": version.version}])
-        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": versions})
+        client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: _with(version, model)})
+
+
+def _with(version: ModelVersion, model: LoggedModel) -> str:
+    """The versions of a model, as MLflow's pages read them, with one more."""
+    try:
+        known = json.loads(model.tags.get(_VERSIONS_TAG, "[]"))
+    except ValueError:
+        known = []
+    entry = {"name": version.name, "version": version.version}
+    others = [one for one in known if one != entry] if isinstance(known, list) else []
+    return json.dumps([*others, entry])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
