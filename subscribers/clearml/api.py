@@ -57,6 +57,9 @@ _Encoder: Any = requests_toolbelt.MultipartEncoder
 class _Session(StrictSession):
     """The SDK's session with a way of sending that ends."""
 
+    _offline_mode = False
+    """Whoever makes one wants a server, whatever CLEARML_OFFLINE_MODE says to the SDK."""
+
     def __init__(self, access: Access) -> None:
         config = load_config(str(Path(clearml.config.__file__).parent))
         self._access = access
