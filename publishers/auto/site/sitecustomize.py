@@ -11,7 +11,7 @@ imported. A hook that fails is passed over in silence, or told on standard error
 ``TRAINBUS_VERBOSE`` is set. No other module of trainbus is imported until a hook is due: this runs
 in every interpreter a command starts, whatever it is for.
 
-Written for any Python 3, since an old one may be among them.
+Written for Python 3.6 and later, since an old one may be among them.
 """
 
 import sys
@@ -51,7 +51,7 @@ def _tell(function: str, error: BaseException) -> None:
     if not os.environ.get("TRAINBUS_VERBOSE"):
         return
     try:
-        text = "trainbus: hook {}: {}: {}\n".format(function, type(error).__name__, error)
+        text = f"trainbus: hook {function}: {type(error).__name__}: {error}\n"
         sys.stderr.write(text)
     except Exception:  # noqa: BLE001  # standard error may be closed, and an error may not be text
         return
@@ -144,7 +144,7 @@ if __name__ == "sitecustomize":
     try:
         _step_aside()
     finally:
-        try:
+        try:  # noqa: SIM105  # contextlib takes its time to import
             _install()
-        except Exception:  # noqa: BLE001, SIM105  # the command must not suffer, nor wait for imports
+        except Exception:  # noqa: BLE001  # the command must not suffer
             pass

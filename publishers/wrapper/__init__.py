@@ -1,0 +1,1 @@
+"""``trainbus run``: a command with the bus attached, and how it ended."""

@@ -1,0 +1,161 @@
+"""Runs one command under the bus, from its environment to the word about its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bus.config import Settings
+from bus.errors import ConfigError, TrainbusError
+from publishers.auto.environ import command_environment, installed_hooks, project_of
+from publishers.environment import Place, find_place
+from publishers.hints import read_hints
+from publishers.launch import (
+    is_launching_wanted,
+    is_shipper_running,
+    shipper_environment,
+    spawn_shipper,
+)
+from publishers.wrapper.attached import Attached
+from publishers.wrapper.child import Child, Signals
+from publishers.wrapper.notes import Journals, all_gone
+from publishers.wrapper.oom import count_oom_kills, counter_of
+from publishers.wrapper.status import Ended, status_of_failure, words_for
+
+__all__ = ["Options", "run_command"]
+
+TICK_SECONDS = 0.5
+"""How often the wrapper looks after what it does besides waiting."""
+
+DELIVERY_SECONDS = 10.0
+"""How long the end is waited for to be stored, as ``finish`` does: with process 1 of a container
+the shipper goes too."""
+
+_DELIVERY_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    project: str | None = None
+    name: str | None = None
+    run_id: str | None = None
+    is_console: bool = False
+    is_system: bool = False
+    is_verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is settled before the command starts.
+
+    Attributes:
+        place: Who a process is that the command starts by itself; None when that cannot be told
+            from here.
+        environ: Of the command.
+        wrapper: The name of this ``trainbus run``.
+    """
+
+    settings: Settings
+    place: Place | None
+    environ: dict[str, str]
+    wrapper: str
+
+
+def run_command(command: Sequence[str], options: Options) -> Ended:
+    """Run a command, and leave word of how it ended.
+
+    Raises:
+        ConfigError: A setting is malformed.
+    """
+    plan = make_plan(dict(os.environ), options, str(Path.cwd()))
+    signals = Signals()
+    attached = Attached(plan.settings, plan.place, plan.wrapper, options)
+    counter = counter_of()
+    kills_before = count_oom_kills(counter)
+    try:
+        child = Child(command, plan.environ, signals, attached.outputs)
+    except OSError as error:
+        attached.abandon()
+        print(f"trainbus: {command[0]}: {error.strerror or error}", file=sys.stderr)
+        signals.restore()
+        return Ended(status_of_failure(error))
+    attached.start(child)
+    ended = child.wait(attached.tick, TICK_SECONDS)
+    note = words_for(ended, count_oom_kills(counter) - kills_before, time.time())
+    journals = Journals(plan.settings.spool, plan.wrapper)
+    folders = journals.leave_notes(note)
+    folders += attached.finish(note, journals)
+    _see_to_delivery(plan, signals, folders)
+    if options.is_verbose:
+        print(f"trainbus: {_describe(journals, attached)}", file=sys.stderr)
+    signals.restore()
+    return ended
+
+
+def make_plan(environ: Mapping[str, str], options: Options, folder: str) -> Plan:
+    """Decide who the run is, and what the command is told.
+
+    Args:
+        environ: Of this process.
+        options: From the command line.
+        folder: The working folder.
+
+    Raises:
+        ConfigError: A setting is malformed.
+    """
+    settings = Settings.from_environment(environ)
+    project = options.project or environ.get("TRAINBUS_PROJECT") or project_of(folder)
+    wrapper = f"{os.getpid()}-{os.urandom(6).hex()}"
+    place = None
+    with suppress(ConfigError):
+        # On several nodes without a common id the training itself says what is missing.
+        place = find_place(
+            environ, read_hints(), run=options.run_id, project=project, name=options.name
+        )
+    run, own_run = options.run_id or environ.get("TRAINBUS_RUN_ID"), None
+    if place is not None and not run:
+        if place.ranks > 1:
+            # What started us has many children; ours have us for their parent.
+            run = place.run
+        else:
+            own_run = place.run
+    told = command_environment(
+        environ,
+        wrapper=wrapper,
+        hooks=installed_hooks(),
+        run=run,
+        own_run=own_run,
+        project=project,
+        name=options.name,
+        is_verbose=options.is_verbose,
+    )
+    return Plan(settings, place, told, wrapper)
+
+
+def _see_to_delivery(plan: Plan, signals: Signals, folders: list[Path]) -> None:
+    """Wait until the ends are stored, for a while, and unless a signal says that it is enough."""
+    if not folders:
+        return
+    spool = plan.settings.spool
+    with suppress(OSError, TrainbusError):
+        # The training may have taken the shipper with it.
+        if is_launching_wanted(plan.environ) and not is_shipper_running(spool):
+            spawn_shipper(spool, shipper_environment(os.environ, plan.settings, is_explicit=False))
+    deadline = time.monotonic() + DELIVERY_SECONDS
+    while not all_gone(folders) and time.monotonic() < deadline:
+        if signals.is_asked_to_end(_DELIVERY_POLL_SECONDS):
+            break
+
+
+def _describe(journals: Journals, attached: Attached) -> str:
+    runs = {header.run for header in journals.seen} | attached.runs
+    if not runs:
+        return "the command has started no run: nothing was published"
+    return f"published to {', '.join(f'run {run}' for run in sorted(runs))}"
