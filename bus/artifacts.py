@@ -46,6 +46,7 @@ __all__ = [
     "Manifest",
     "ManifestFile",
     "StoredBlob",
+    "check_file",
     "fetch",
     "read_chunks",
     "read_manifest",
@@ -252,6 +253,20 @@ def read_chunks(
         raise StoreError(f"{dataref}: the bytes are not those of its checksum", is_damaged=True)
     if held:
         yield held
+
+
+def check_file(dataref: str, blob: Blob) -> None:
+    """Make sure that the store has a blob that is one file, of the size that its event says.
+
+    Raises:
+        StoreError: As :func:`fetch`.
+        ConfigError: The URL's protocol is unknown, or its package is not installed.
+    """
+    fs, path = _locate(dataref)
+    with _translated(dataref, fs, path):
+        size = fs.info(path).get("size")
+    if size != blob.size:
+        raise StoreError(f"{dataref}: has {size} bytes and not {blob.size}", is_damaged=True)
 
 
 def _fetch_file(url: str, sha256: str, target: Path) -> Path:

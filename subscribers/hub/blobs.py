@@ -6,11 +6,11 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator
 
-from bus.artifacts import read_chunks
+from bus.artifacts import check_file, read_chunks
 from bus.errors import PermanentSinkError, RetryableSinkError, SinkError, StoreError
 from bus.kinds import Blob
 
-__all__ = ["CHUNK_BYTES", "check_is_file", "stream"]
+__all__ = ["CHUNK_BYTES", "check_is_file", "check_is_there", "stream"]
 
 CHUNK_BYTES = 256 * 1024
 
@@ -25,6 +25,18 @@ def check_is_file(blob: Blob, service: str) -> None:
         raise PermanentSinkError(
             f"{blob.name} is a folder: {service} takes a checkpoint of one file"
         )
+
+
+async def check_is_there(dataref: str, blob: Blob) -> None:
+    """Refuse what could not be uploaded later, as long as its event can be a dead letter.
+
+    Raises:
+        SinkError: As :func:`stream`.
+    """
+    try:
+        await asyncio.to_thread(check_file, dataref, blob)
+    except StoreError as error:
+        raise _sink_error(error) from error
 
 
 async def stream(

@@ -156,9 +156,12 @@ def test_at_the_limits_of_hub_all_arrives_and_the_best_weights_are_not_left_out(
     wait_marked(road, "r1")
     found = model(hub)
     check(hub, 12)
-
+    # One upload in a quarter of an hour, and the final one, which waits for nothing.
     assert [(one["type"], one["epoch"]) for one in found["uploads"]] == [
         ("epoch", 0),
         ("final", 11),
     ]
     assert found["too_soon"] == {}
+    # The receipt knows what became of every one of the others.
+    verify = road.processes.trainbus("verify", "r1", environ=environ(road, hub))
+    assert verify.wait(60) == 0, verify.printed()

@@ -43,7 +43,7 @@ async def test_a_damaged_blob_never_becomes_a_whole_upload(
     sink, feed = await hub_run(hub_server, tmp_path)
     event = checkpoint(feed, tmp_path, b"whole.." * 100_001, epoch=1)
     stored_file(event).write_bytes(change)
-    with pytest.raises(SinkError, match="not those of its checksum") as error:
+    with pytest.raises(SinkError, match=r"its checksum|bytes and not") as error:
         await write(sink, feed, [event])
     assert not isinstance(error.value, RetryableSinkError | PermanentSinkError)
     await until(lambda: all(one.status != 200 for one in hub_server.received("upload")))

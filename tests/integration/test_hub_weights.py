@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bus.errors import (
-    PermanentSinkError,
-    RetryableSinkError,
-)
+from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.idranges import IdRanges
 from bus.kinds import Summary
 from subscribers.hub.v1.sink import HubSink
@@ -161,6 +158,23 @@ async def test_weights_that_wait_and_are_gone_are_given_up_and_cost_nothing_else
         clock.now += 900
         await write(sink, feed, [end])
         assert caplog.text.count("weights given up") == number + 1
+    await sink.close()
+
+
+async def test_weights_that_would_wait_and_are_gone_are_refused_while_their_event_is_in_hand(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    sink, feed = await hub_run(hub_server, tmp_path)
+    await write(sink, feed, [checkpoint(feed, tmp_path, b"first", epoch=0)])
+    event = checkpoint(feed, tmp_path, b"second", epoch=1)
+    stored_file(event).write_bytes(b"cut")
+    with pytest.raises(SinkError, match="has 3 bytes and not 6"):
+        await write(sink, feed, [event])
+    stored_file(event).unlink()
+    with pytest.raises(PermanentSinkError, match="no longer has it"):
+        await write(sink, feed, [event])
+    with pytest.raises(PermanentSinkError, match="no longer has it"):
+        await write(sink, feed, [event, feed.finished()])
     await sink.close()
 
 

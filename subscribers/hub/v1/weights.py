@@ -13,7 +13,7 @@ from bus.errors import PermanentSinkError, RetryableSinkError, SinkError
 from bus.events import Event
 from bus.kinds import Blob, Checkpoint, Number
 from bus.sinks import Marks
-from subscribers.hub.blobs import check_is_file
+from subscribers.hub.blobs import check_is_file, check_is_there
 from subscribers.hub.keys import ApiKey
 from subscribers.hub.progress import Uploads
 from subscribers.hub.state import StateStore
@@ -79,6 +79,8 @@ class Weights:
         pending = Pending.from_json(fields.get("pending"))
         ended = fields.get("ended_by")
         final, new = _sorted_out(planned, ended, marks)
+        for one in new:
+            await check_is_there(one.dataref, one.blob)
         pending, gone = pending.add(new)
         for name in gone:
             marks.add_superseded(*name)
@@ -88,7 +90,7 @@ class Weights:
                 marks.add_superseded(*one.id)
             return {"pending": None, "final": None, "ended_by": final.source}
         if planned.is_finished:
-            pending = await self._send_all(state, key, pending, fields)
+            pending = await self._send_all(state, key, pending, fields, new)
         elif pending.first is not None and self._clock() >= pending.next_at:
             pending = await self._send_first(state, key, pending, fields, new)
         return {"pending": pending.to_json() if pending != Pending() else None}
@@ -105,34 +107,48 @@ class Weights:
         first, began = pending.first, self._clock()
         assert first is not None
         try:
-            await self._send_one(state, key, first, fields)
+            is_done = await self._send_or_give_up(state, key, first, fields, new)
         except RetryableSinkError as error:
             pending = pending.failed(self._clock(), error.retry_after_seconds)
             wait = pending.next_at - self._clock()
             logger.warning("hub: run %s: again in %.0f s: %s", state.run.run, wait, error)
             return pending
-        except SinkError as error:
-            if first in new or not _is_of_the_file(error):
-                raise
-            # Its event is marked as applied long since: there is no dead letter to make.
-            logger.error("hub: run %s: weights given up: %s", state.run.run, error)
-            return pending.without(first)
-        return pending.done(first, began)
+        return pending.done(first, began) if is_done else pending.without(first)
 
     async def _send_all(
-        self, state: RunState, key: ApiKey, pending: Pending, fields: Mapping[str, Any]
+        self,
+        state: RunState,
+        key: ApiKey,
+        pending: Pending,
+        fields: Mapping[str, Any],
+        new: list[Waiting],
     ) -> Pending:
         """The run ends without a final model: what waits is what it can be resumed from."""
         for one in pending.all():
             began = self._clock()
-            try:
-                await self._send_one(state, key, one, fields)
-            except SinkError as error:
-                if not _is_of_the_file(error):
-                    raise
-                logger.error("hub: run %s: weights given up: %s", state.run.run, error)
+            await self._send_or_give_up(state, key, one, fields, new)
             pending = pending.done(one, began)
         return pending
+
+    async def _send_or_give_up(
+        self,
+        state: RunState,
+        key: ApiKey,
+        one: Waiting,
+        fields: Mapping[str, Any],
+        new: list[Waiting],
+    ) -> bool:
+        """Upload weights; False when they never can be, and their event is no longer in hand."""
+        try:
+            await self._send_one(state, key, one, fields)
+        except SinkError as error:
+            is_of_the_file = type(error) is SinkError or isinstance(error, PermanentSinkError)
+            if one in new or not is_of_the_file:
+                raise
+            # Its event was marked as applied long since: there is no dead letter to make.
+            logger.error("hub: run %s: weights given up: %s", state.run.run, error)
+            return False
+        return True
 
     async def _send_one(
         self, state: RunState, key: ApiKey, one: Waiting, fields: Mapping[str, Any]
@@ -200,11 +216,6 @@ def _sorted_out(
         else:
             new.append(Waiting.of(event))
     return final, new
-
-
-def _is_of_the_file(error: SinkError) -> bool:
-    """Not a matter of time, nor of who owns the run."""
-    return type(error) is SinkError or isinstance(error, PermanentSinkError)
 
 
 def _checkpoint(event: Event) -> Checkpoint:
