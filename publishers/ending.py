@@ -12,8 +12,10 @@ from publishers import exits
 from publishers.drops import Drops
 from publishers.environment import Place
 from publishers.journal.folder import SourceFolder
+from publishers.journal.format import PROCESS_END_NAME
 from publishers.journal.rows import MetricRows
 from publishers.journal.writer import Journal, NoJournal
+from publishers.lastwords import EndNote, leave_note
 from publishers.launch import ShipperWatch
 from publishers.recorder import Recorder
 from publishers.values import plain
@@ -41,6 +43,7 @@ class Ending:
         recorder: Recorder,
         drops: Drops,
         watch: ShipperWatch | None,
+        is_wrapped: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,6 +57,7 @@ class Ending:
             recorder: To be stopped, and to write the last record before.
             drops: What the last record reports.
             watch: Keeps a shipper running; None when nobody is to.
+            is_wrapped: ``trainbus run`` will say how the process ended.
             sleep: Waits, in seconds.
             clock: Monotonic seconds.
         """
@@ -64,6 +68,7 @@ class Ending:
         self._recorder = recorder
         self._drops = drops
         self._watch = watch
+        self._is_wrapped = is_wrapped
         self._sleep = sleep
         self._clock = clock
         self._lock = RLock()
@@ -71,6 +76,34 @@ class Ending:
         self._is_closed = folder is None
         self._is_inert = False
         self._was_removed = False
+        self._is_left = False
+
+    def end_with_program(self, status: str, error: str) -> None:
+        """End at the end of the program, when nobody has called ``finish``.
+
+        Under ``trainbus run`` a program that seems to have done well leaves a note in the place of
+        the last record, for the shipper to compare with the exit status.
+        """
+        with self._lock:
+            if self._is_inert or self._last is not None:
+                return
+            if self._is_wrapped and status == "completed" and self._leave():
+                return
+        self.end(status, error)
+
+    def _leave(self) -> bool:
+        if self._folder is None:
+            return False
+        note = EndNote("completed", time=time.time(), dropped=self._drops.counts())
+        try:
+            leave_note(self._folder.path, PROCESS_END_NAME, note)
+        except OSError:
+            return False
+        self._is_left = True
+        self._last = {}
+        self._refuse("after_finish", f"run {self._place.run} has finished: nothing more is taken")
+        self._close()
+        return True
 
     def end(self, status: str, error: str) -> None:
         """Write the end of the run, without waiting. Later calls change nothing."""
@@ -100,6 +133,9 @@ class Ending:
             return False
         if self._watch is not None:
             self._watch.check()
+        if self._is_left:
+            # The shipper waits for the word of who waits for this process.
+            return False
         deadline = self._clock() + timeout
         retry_at = self._clock() + _RETRY_SECONDS
         pause = _FIRST_PAUSE_SECONDS

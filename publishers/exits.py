@@ -1,8 +1,10 @@
 """What happens to runs when the process ends or forks, and nobody calls ``finish``.
 
 At the end of the program a run that was left open is finished: as failed when an uncaught
-exception passed ``sys.excepthook``, as killed when that was Ctrl-C, else as completed. Signals are
-left alone: a process killed by one is reported by the shipper. In a forked child a run is inert.
+exception passed ``sys.excepthook``, as killed when that was Ctrl-C, else as completed: unless
+``trainbus run`` is there to tell by the exit status, which a program does not see of itself.
+Signals are left alone: a process killed by one is reported by the shipper. In a forked child a run
+is inert.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ class Open(Protocol):
 
     def end(self, status: str, error: str) -> None:
         """Write the end of the run, without waiting."""
+
+    def end_with_program(self, status: str, error: str) -> None:
+        """The same at the end of the program, where somebody else may know better."""
 
     def wait(self, timeout: float) -> bool:
         """Wait until all is stored, for at most ``timeout`` seconds."""
@@ -95,7 +100,7 @@ def _finish_all() -> None:
     runs = open_runs()
     try:
         for run in runs:
-            run.end(status, error)
+            run.end_with_program(status, error)
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         for run in runs:
             run.wait(max(0.0, deadline - time.monotonic()))

@@ -173,7 +173,16 @@ def open_run(
             )
     rows = MetricRows(journal, drops, rank=place.rank, is_strict=is_strict)
     recorder = Recorder(journal, drops, snapshots, is_strict=is_strict)
-    ending = Ending(place, journal, folder, rows=rows, recorder=recorder, drops=drops, watch=watch)
+    ending = Ending(
+        place,
+        journal,
+        folder,
+        rows=rows,
+        recorder=recorder,
+        drops=drops,
+        watch=watch,
+        is_wrapped=bool(os.environ.get("TRAINBUS_WRAPPER")),
+    )
     return Run(
         place,
         source,

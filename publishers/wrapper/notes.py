@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -17,10 +18,13 @@ from publishers.journal.format import (
 )
 from publishers.lastwords import EndNote, leave_note
 from publishers.shipper.abandoned import is_abandoned
+from publishers.shipper.cutter import is_end
 
 __all__ = ["Journals"]
 
 _HEADER_BYTES = 64 * 1024
+_LAST_BYTES = 64 * 1024
+"""Holds any end: its error has 10,000 characters at the most."""
 
 
 class Journals:
@@ -61,7 +65,9 @@ class Journals:
             self._others.add(name)
 
     def leave_notes(self, note: EndNote) -> list[Path]:
-        """Tell how the command ended to all whose process has ended. Never raises.
+        """Tell how the command ended to all whose process has gone without a word of its own.
+
+        Never raises.
 
         Returns:
             The folders that have a note now.
@@ -72,17 +78,36 @@ class Journals:
             folder = self._folder / name
             # A process that goes on, in the background, has an end of its own.
             with suppress(OSError):
-                if folder.is_dir() and is_abandoned(folder):
+                if folder.is_dir() and is_abandoned(folder) and not has_end(folder):
                     leave_note(folder, COMMAND_END_NAME, note)
                     noted.append(folder)
         return noted
 
 
+def has_end(folder: Path) -> bool:
+    """The process wrote the end of its run itself: its last record.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    segments = _segments(folder)
+    if not segments:
+        return False
+    with segments[-1].open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LAST_BYTES))
+        lines = file.read().splitlines()
+    return bool(lines) and is_end(check_line(lines[-1]) or b"")
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if segment_number(path.name) is not None)
+
+
 def read_header(folder: Path) -> SegmentHeader | None:
     """The header of the journal in a folder; None when there is none, or not yet."""
     try:
-        segments = sorted(p for p in folder.iterdir() if segment_number(p.name) is not None)
-        with segments[0].open("rb") as file:
+        with _segments(folder)[0].open("rb") as file:
             line = file.readline(_HEADER_BYTES)
         payload = check_line(line.removesuffix(b"\n"))
         return parse_header(payload) if payload is not None else None
