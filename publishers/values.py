@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from publishers.redaction import without_keys
+
 __all__ = ["json_scalar", "plain", "whole_number", "wire_number"]
 
 _LOWEST_INT = -(2**63)
@@ -84,7 +86,7 @@ def plain(value: object, depth: int = 0) -> Any:
     if isinstance(value, Enum):
         return plain(value.value, depth + 1)
     if isinstance(value, str):
-        return _unicode(str(value))
+        return without_keys(_unicode(str(value)))
     if isinstance(value, int):
         number = int(value)
         return number if _LOWEST_INT <= number <= _HIGHEST_INT else str(number)
