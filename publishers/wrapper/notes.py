@@ -74,7 +74,7 @@ class Journals:
         """
         self.look()
         noted = []
-        for name in self._ours:
+        for name in list(self._ours):
             folder = self._folder / name
             # A process that goes on, in the background, has an end of its own.
             with suppress(OSError):

@@ -76,7 +76,14 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
     """
     plan = make_plan(dict(os.environ), options, str(Path.cwd()))
     signals = Signals()
-    attached = Attached(plan.settings, plan.place, plan.wrapper, options)
+    journals = Journals(plan.settings.spool, plan.wrapper)
+    attached = Attached(
+        plan.settings,
+        plan.place,
+        journals,
+        is_console=options.is_console,
+        is_system=options.is_system,
+    )
     counter = counter_of()
     kills_before = count_oom_kills(counter)
     try:
@@ -89,9 +96,8 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
     attached.start(child)
     ended = child.wait(attached.tick, TICK_SECONDS)
     note = words_for(ended, count_oom_kills(counter) - kills_before, time.time())
-    journals = Journals(plan.settings.spool, plan.wrapper)
     folders = journals.leave_notes(note)
-    folders += attached.finish(note, journals)
+    folders += attached.finish(note, signals.is_asked_to_end)
     _see_to_delivery(plan, signals, folders)
     if options.is_verbose:
         print(f"trainbus: {_describe(journals, attached)}", file=sys.stderr)
@@ -144,10 +150,15 @@ def _see_to_delivery(plan: Plan, signals: Signals, folders: list[Path]) -> None:
     if not folders:
         return
     spool = plan.settings.spool
-    with suppress(OSError, TrainbusError):
-        # The training may have taken the shipper with it.
-        if is_launching_wanted(plan.environ) and not is_shipper_running(spool):
+    if not is_shipper_running(spool):
+        try:
+            if not is_launching_wanted(plan.environ):
+                return
+            # The training may have taken the shipper with it.
             spawn_shipper(spool, shipper_environment(os.environ, plan.settings, is_explicit=False))
+        except (OSError, TrainbusError):
+            # What is in the spool is delivered by the next one.
+            return
     deadline = time.monotonic() + DELIVERY_SECONDS
     while not all_gone(folders) and time.monotonic() < deadline:
         if signals.is_asked_to_end(_DELIVERY_POLL_SECONDS):

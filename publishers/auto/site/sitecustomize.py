@@ -16,7 +16,7 @@ Written for Python 3.6 and later, since an old one may be among them.
 
 import sys
 
-__all__ = []  # type: ignore[var-annotated]  # an annotation here is beyond an old Python
+__all__ = []  # type: list[str]
 
 
 def _parse(text: str) -> "dict[str, list[str]]":
@@ -97,7 +97,9 @@ class _Finder:
         if functions is None:
             return None
         for finder in list(sys.meta_path):
-            find = None if finder is self else getattr(finder, "find_spec", None)
+            if isinstance(finder, _Finder):
+                continue
+            find = getattr(finder, "find_spec", None)
             spec = find and find(name, path, target)
             if spec:
                 if hasattr(spec.loader, "exec_module"):
