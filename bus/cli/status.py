@@ -37,6 +37,9 @@ LISTEN_SECONDS = 2.5
 RECENT_SECONDS = 86_400.0
 _SHOWN_RUNS = 20
 
+_SINK_STATES = {"closed": "works", "half-open": "tried", "open": "down"}
+"""A circuit as people say it: a closed one sounds like a broken one."""
+
 
 def status(
     as_json: JsonOption = False,
@@ -140,7 +143,7 @@ def _groups_table(found: Status) -> Any:
             *(group.group, str(len(group.members)), f"{group.owned} of {group.shards}"),
             *(format_count(group.lag), f"{group.lag_seconds:,.1f}", format_count(group.retries)),
             *(format_count(group.rate_waits), format_count(group.dead)),
-            "" if group.group == "log" or not group.members else group.circuit,
+            "" if group.group == "log" or not group.members else _SINK_STATES[group.circuit],
         )
     return table
 
