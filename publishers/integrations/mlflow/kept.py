@@ -1,0 +1,218 @@
+"""Copies of what was logged, so that this process can read it again.
+
+``load_model`` right after ``log_model`` does so, and whoever compares with an earlier plot.
+
+The copies are made first and the bus gets hard links of them, so that nothing is copied twice. They
+are in ``kept`` in the spool, which the shipper leaves alone, and go when the process ends, or by
+the next one's hand where it was killed. Beyond a budget the oldest go.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from publishers.snapshot import SnapshotError, Snapshots
+
+__all__ = ["DEFAULT_BUDGET_BYTES", "GoneError", "Kept"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BUDGET_BYTES = 1024**3
+_LOCK = "lock"
+
+
+class GoneError(LookupError):
+    """It was logged, and its copy is not there any more."""
+
+
+class _Copy(NamedTuple):
+    """One file or folder that was logged.
+
+    Attributes:
+        files: Of whom, and under which paths.
+        size: Bytes.
+    """
+
+    owner: str
+    files: list[str]
+    path: Path
+    size: int
+
+
+class Kept:
+    """The copies of one process. Not thread-safe, but for reading what is listed."""
+
+    def __init__(self, spool: Path, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+        """Begin without touching the disk.
+
+        Args:
+            spool: The spool of this process's runs.
+            budget_bytes: What the copies may take; 0 keeps none.
+        """
+        self._root = spool / "kept"
+        self._budget = budget_bytes
+        self._folder: Path | None = None
+        self._lock_fd = -1
+        self._pid = os.getpid()
+        self._snapshots: Snapshots | None = None
+        self._copies: list[_Copy] = []
+        self._index: dict[str, dict[str, Path | None]] = {}
+        self._needed: set[str] = set()
+
+    def add(self, owner: str, path: str, source: Path, *, is_needed: bool = False) -> Path | None:
+        """Copy a file or folder as it is now.
+
+        Args:
+            owner: Whose it is.
+            path: Where it stands there; empty for a folder that is all of it.
+            source: What to copy.
+            is_needed: Whatever the budget, until :meth:`release`.
+
+        Returns:
+            The copy, which never changes; None when there is none to be had: the source has to do.
+        """
+        names = _files_of(source, path)
+        entries = self._index.setdefault(owner, {})
+        size = sum(size for _, size in names)
+        if is_needed:
+            self._needed.add(owner)
+        copy = self._copy(source) if is_needed or size <= self._budget else None
+        for name, _ in names:
+            below = name.removeprefix(path).lstrip("/")
+            entries.pop(name, None)
+            entries[name] = copy and (copy / below if below else copy)
+        if copy is not None:
+            self._copies.append(_Copy(owner, [name for name, _ in names], copy, size))
+            self._make_room()
+        return copy
+
+    def release(self, owner: str) -> None:
+        """Say that the copies of an owner may go when there is no room."""
+        self._needed.discard(owner)
+
+    def files(self, owner: str) -> dict[str, Path | None]:
+        """All files that an owner has logged, by path; None where the copy is gone."""
+        return dict(self._index.get(owner, {}))
+
+    def folder(self, owner: str) -> Path | None:
+        """A folder with all that an owner has logged; None where any of it is gone."""
+        files = self._index.get(owner)
+        copies = [copy for copy in self._copies if copy.owner == owner]
+        if not files or not copies or None in files.values():
+            return None
+        if len(copies) == 1 and files.keys() == {
+            str(file.relative_to(copies[0].path)) for file in files.values() if file is not None
+        }:
+            return copies[0].path
+        whole = copies[0].path.with_name(f"whole-{os.urandom(4).hex()}")
+        try:
+            for name, file in files.items():
+                (whole / name).parent.mkdir(parents=True, exist_ok=True)
+                (whole / name).hardlink_to(str(file))
+        except OSError as error:
+            logger.debug("%s cannot be put together: %s", owner, error)
+            shutil.rmtree(whole, ignore_errors=True)
+            return None
+        self._copies.append(_Copy(owner, [], whole, 0))
+        return whole
+
+    def find(self, owner: str, path: str) -> Path:
+        """The copy of one file.
+
+        Raises:
+            KeyError: No such file was logged.
+            GoneError: Its copy is not there any more.
+        """
+        found = self._index.get(owner, {})[path]
+        if found is None or not found.exists():
+            raise GoneError(path)
+        return found
+
+    def close(self) -> None:
+        """Remove all copies."""
+        folder, self._folder, self._snapshots = self._folder, None, None
+        self._copies.clear()
+        if folder is None or os.getpid() != self._pid:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(self._lock_fd)
+
+    def _copy(self, source: Path) -> Path | None:
+        try:
+            snapshots = self._snapshots or self._open()
+            folder = self._folder
+            blob = snapshots.copy(source)
+        except (OSError, SnapshotError) as error:
+            logger.debug("%s is not kept: %s", source, error)
+            return None
+        return None if folder is None else folder / blob.path
+
+    def _make_room(self) -> None:
+        total = sum(copy.size for copy in self._copies)
+        for copy in self._copies[:-1]:
+            if total <= self._budget:
+                return
+            if copy.owner in self._needed:
+                continue
+            self._copies.remove(copy)
+            total -= copy.size
+            entries = self._index[copy.owner]
+            for name in copy.files:
+                kept = entries.get(name)
+                if kept is not None and (kept == copy.path or copy.path in kept.parents):
+                    entries[name] = None
+            if copy.path.is_dir():
+                shutil.rmtree(copy.path, ignore_errors=True)
+            else:
+                copy.path.unlink(missing_ok=True)
+
+    def _open(self) -> Snapshots:
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        folder = self._root / f"{os.getpid()}-{os.urandom(4).hex()}"
+        (folder / "blobs").mkdir(parents=True)
+        self._lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._folder, self._pid = folder, os.getpid()
+        self._snapshots = Snapshots(folder, lambda cause, text: logger.warning("%s", text))
+        return self._snapshots
+
+    def _sweep(self) -> None:
+        """Remove what processes left behind that were killed."""
+        for folder in self._root.iterdir():
+            with suppress(OSError):
+                fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(fd)
+
+
+def _files_of(source: Path, path: str) -> list[tuple[str, int]]:
+    """The paths of all files, with their sizes; nothing where the source cannot be read."""
+    return list(_walk(source, path)) if source.is_dir() else _one(source, path)
+
+
+def _one(source: Path, path: str) -> list[tuple[str, int]]:
+    try:
+        return [(path, source.stat().st_size)]
+    except OSError:
+        return []
+
+
+def _walk(source: Path, path: str) -> Iterator[tuple[str, int]]:
+    with suppress(OSError):
+        for entry in sorted(source.iterdir()):
+            below = f"{path}/{entry.name}" if path else entry.name
+            if entry.is_dir() and not entry.is_symlink():
+                yield from _walk(entry, below)
+            elif entry.is_file():
+                yield from _one(entry, below)
