@@ -36,6 +36,7 @@ class EndNote(msgspec.Struct, frozen=True, omit_defaults=True):
         time: When, Unix seconds.
         dropped: Per cause, what the process lost; None when who writes does not know.
         rank: Whom the end is about in the life of the run, where that is not the source's rank.
+        pid: The command's own process: its exit status is that of no other.
     """
 
     status: RunStatus
@@ -43,6 +44,7 @@ class EndNote(msgspec.Struct, frozen=True, omit_defaults=True):
     time: float = 0.0
     dropped: dict[str, int] | None = None
     rank: int | None = None
+    pid: int = 0
 
 
 _decoder = msgspec.json.Decoder(EndNote)

@@ -52,6 +52,7 @@ class LastWords:
         """
         self._folder = folder
         self._is_wrapped = bool(header.wrapper)
+        self._pid = header.pid
         self._since: float | None = None
 
     def find(self, wall_time: float) -> EndNote | None:
@@ -63,12 +64,14 @@ class LastWords:
         is_over = abs(wall_time - self._since) >= NOTE_PATIENCE_SECONDS
         if command is None and self._is_wrapped and not is_over:
             return None
-        return _judge(command, process)
+        return _judge(command, process, self._pid)
 
 
-def _judge(command: EndNote | None, process: EndNote | None) -> EndNote:
+def _judge(command: EndNote | None, process: EndNote | None, pid: int) -> EndNote:
     if process is None:
-        return command or _UNKNOWN
+        # A script may do well although one of its processes was killed.
+        is_of_other = command is not None and command.status == "completed" and command.pid != pid
+        return _UNKNOWN if command is None or is_of_other else command
     if command is None or command.status == "completed":
         return process
     return EndNote(command.status, command.error, process.time, process.dropped)

@@ -95,7 +95,8 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
         return Ended(status_of_failure(error))
     attached.start(child)
     ended = child.wait(attached.tick, TICK_SECONDS)
-    note = words_for(ended, count_oom_kills(counter) - kills_before, time.time())
+    kills = count_oom_kills(counter) - kills_before
+    note = words_for(ended, kills, time.time(), child.pid)
     folders = journals.leave_notes(note)
     folders += attached.finish(note, signals.is_asked_to_end)
     _see_to_delivery(plan, signals, folders)

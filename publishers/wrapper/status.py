@@ -45,7 +45,7 @@ def status_of_failure(error: OSError) -> int:
     return CANNOT_RUN
 
 
-def words_for(ended: Ended, oom_kills: int, time: float) -> EndNote:
+def words_for(ended: Ended, oom_kills: int, time: float, pid: int = 0) -> EndNote:
     """What to tell the run.
 
     Args:
@@ -53,9 +53,10 @@ def words_for(ended: Ended, oom_kills: int, time: float) -> EndNote:
         oom_kills: How many processes of its control group the kernel has killed meanwhile for
             want of memory.
         time: When it ended, Unix seconds.
+        pid: Of the command.
     """
     if ended == Ended():
-        return EndNote("completed", time=time)
+        return EndNote("completed", time=time, pid=pid)
     code = ended.signal or _signal_in(ended.status)
     if oom_kills and code == signal.SIGKILL:
         return EndNote("killed", "killed by the kernel: out of memory (SIGKILL)", time)
