@@ -1,7 +1,8 @@
 """Validations, predictions and exports that belong to no training.
 
 They share one run of this process, which begins with the first of them and ends with the process,
-or when a training begins: a prediction for each picture must not make a run for each.
+or when a training begins: a prediction for each picture must not make a run for each. After a
+training it is nested in the run of that.
 """
 
 from __future__ import annotations
@@ -20,12 +21,17 @@ __all__ = ["Aside"]
 
 
 class Aside:
-    """The run for what is no training. One thread uses it."""
+    """The run for what is no training. One thread uses it.
+
+    Attributes:
+        last_training: The last training of this process.
+    """
 
     def __init__(self) -> None:
         self._run: Run | None = None
         self._phases: dict[str, int] = {}
         self._finish_seconds = 10.0
+        self.last_training: Run | None = None
 
     def start(self, phase: str, subject: Any, options: Mapping[str, Any]) -> None:
         """A phase begins.
@@ -35,7 +41,7 @@ class Aside:
             subject: The validator, predictor or exporter.
             options: For ``start_run``, from the user; those of the first phase count.
         """
-        run = self._run or self._open(subject, options)
+        run = self._run or self._open(phase, subject, options)
         self._phases[phase] = id(subject)
         run.phase(phase, "started", phase_args(subject.args))
 
@@ -65,9 +71,14 @@ class Aside:
         if run is not None:
             run.finish("completed", "", self._finish_seconds)
 
-    def _open(self, subject: Any, options: Mapping[str, Any]) -> Run:
+    def _open(self, phase: str, subject: Any, options: Mapping[str, Any]) -> Run:
         given = {name: value for name, value in options.items() if name != "finish_seconds"}
         self._finish_seconds = float(options.get("finish_seconds", 10.0))
         started = start_options(subject.args, given, getattr(subject, "device", None))
+        trained = self.last_training
+        if trained is not None:
+            # What names the run of the training, here or in the environment, names this one too.
+            started |= {"run_id": f"{trained.id}-{phase}", "parent": trained.id}
+            started |= {"project": trained.project, "name": f"{trained.name} {phase}"}
         self._run = start_run(**started, params=params_of(subject.args))
         return self._run

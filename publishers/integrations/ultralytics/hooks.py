@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -79,7 +80,9 @@ def _note(options: Mapping[str, Any], subject: Any) -> None:
 def on_pretrain_routine_start(trainer: Any) -> None:
     """A training begins: start its run."""
     _aside.end()
-    _trainings[trainer] = Training(trainer, _options.get(trainer, {}))
+    training = Training(trainer, _options.get(trainer, {}))
+    _trainings[trainer] = training
+    _aside.last_training = training.run
 
 
 @guarded
@@ -175,7 +178,8 @@ def _is_part_of_training(validator: Any) -> bool:
     """Also the last validation of a training, that of best.pt, which does not say so itself."""
     if getattr(validator, "training", False):
         return True
-    return bool(_trainings)
+    folder = Path(validator.save_dir)
+    return any(training.folder == folder for training in list(_trainings.values()))
 
 
 def _is_note(callback: object) -> bool:
