@@ -1,0 +1,222 @@
+"""``trainbus run`` around real commands: its exit status, signals and output are the command's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.processes import Process, Processes, wait_until
+from tests.fixtures.spool import Spool
+
+TRAINBUS = str(Path(sys.executable).with_name("trainbus"))
+
+SAY_SIGNALS = """
+import signal, sys, time
+def note(number, frame):
+    print("got", signal.Signals(number).name, flush=True)
+for name in sys.argv[1:]:
+    signal.signal(getattr(signal, name), note)
+print("ready", flush=True)
+while True:
+    time.sleep(0.05)
+"""
+
+BINARY = "import os,sys; data = bytes(range(256)) * 4096; sys.stdout.buffer.write(data)"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TRAINBUS_")}
+    return {
+        **kept,
+        "TRAINBUS_HOME": str(tmp_path / "home"),
+        "TRAINBUS_SPOOL": str(tmp_path / "spool"),
+        "TRAINBUS_SHIPPER": "off",
+    }
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool")
+
+
+def call(
+    environ: dict[str, str], *arguments: str, **options: object
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]  # options are passed on
+        [TRAINBUS, "run", *arguments], env=environ, capture_output=True, check=False, **options
+    )
+
+
+@pytest.mark.parametrize("mode", [[], ["--console"]])
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("exit 77", 77),
+        ("exit 255", 255),
+        ("kill -TERM $$", -signal.SIGTERM),
+        ("kill -KILL $$", -signal.SIGKILL),
+        ("kill -SEGV $$", -signal.SIGSEGV),
+        ("kill -PIPE $$", -signal.SIGPIPE),
+    ],
+)
+def test_the_end_is_that_of_the_command(
+    environ: dict[str, str], script: str, status: int, mode: list[str]
+) -> None:
+    assert call(environ, *mode, "--", "bash", "-c", script).returncode == status
+
+
+@pytest.mark.parametrize("mode", [[], ["--console"]])
+def test_a_command_that_is_not_there_or_cannot_be_run_ends_as_in_a_shell(
+    environ: dict[str, str], tmp_path: Path, mode: list[str]
+) -> None:
+    missing = call(environ, *mode, "--", "no-such-program")
+    assert missing.returncode == 127
+    assert missing.stderr == b"trainbus: no-such-program: command not found\n"
+    assert call(environ, *mode, "--", str(tmp_path / "none")).returncode == 127
+    plain = tmp_path / "plain"
+    plain.write_text("exit 9\n")
+    assert call(environ, *mode, "--", str(plain)).returncode == 126
+    assert call(environ, *mode, "--", str(tmp_path)).returncode == 126
+    plain.chmod(0o755)
+    # Without a first line that names an interpreter, as shells do.
+    assert call(environ, *mode, "--", str(plain), "argument").returncode == 9
+
+
+def test_without_a_command_the_usage_is_shown(environ: dict[str, str]) -> None:
+    done = call(environ)
+    assert done.returncode == 2
+    assert b"CMD" in done.stderr
+
+
+def test_arguments_reach_the_command_as_they_are(environ: dict[str, str]) -> None:
+    words = ["--project", "x", "--", "-v", "a b", "", "--run-id=3", "é"]
+    program = "import sys; print(sys.argv[1:])"
+    done = call(environ, "--project", "p", "--", sys.executable, "-c", program, *words)
+    assert done.stdout.decode() == f"{words}\n"
+    assert call(environ, sys.executable, "-c", program, *words).stdout == done.stdout
+
+
+@pytest.mark.parametrize("mode", [[], ["--console"], ["--console", "--system"]])
+def test_output_and_input_pass_unchanged(environ: dict[str, str], mode: list[str]) -> None:
+    expected = bytes(range(256)) * 4096
+    done = call(environ, *mode, "--", sys.executable, "-c", BINARY)
+    assert (done.stdout, done.stderr) == (expected, b"")
+    echoed = call(environ, *mode, "--", "bash", "-c", "cat; echo -n error >&2", input=expected)
+    assert (echoed.stdout, echoed.stderr) == (expected, b"error")
+
+
+@pytest.mark.parametrize("mode", [[], ["--console"]])
+def test_output_and_error_in_one_file_keep_their_order(
+    environ: dict[str, str], tmp_path: Path, mode: list[str]
+) -> None:
+    script = "for i in $(seq 200); do echo out $i; echo err $i >&2; done"
+    with (tmp_path / "log").open("wb") as log:
+        command = [TRAINBUS, "run", *mode, "--", "bash", "-c", script]
+        subprocess.run(command, env=environ, stdout=log, stderr=log, check=True)
+    expected = "".join(f"out {i}\nerr {i}\n" for i in range(1, 201))
+    assert (tmp_path / "log").read_text() == expected
+
+
+def test_a_reader_that_leaves_ends_the_command(environ: dict[str, str]) -> None:
+    for mode in ([], ["--console"]):
+        command = [TRAINBUS, "run", *mode, "--", "yes"]
+        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.read(10)
+            process.stdout.close()
+            assert process.wait(20) == -signal.SIGPIPE
+
+
+def test_a_process_left_behind_does_not_hold_up_the_end(environ: dict[str, str]) -> None:
+    # Its output is read to the end only by who waits for it.
+    command = [TRAINBUS, "run", "--console", "--", "bash", "-c", "sleep 60 & echo $!; exit 5"]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        sleeper = int(process.stdout.readline())
+        try:
+            assert process.wait(20) == 5
+        finally:
+            os.kill(sleeper, signal.SIGKILL)
+
+
+def wrapped(processes: Processes, environ: dict[str, str], *command: str) -> Process:
+    ours = {key: value for key, value in environ.items() if key.startswith("TRAINBUS_")}
+    return processes.trainbus("run", "--", *command, environ=ours)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"])
+def test_signals_reach_the_command_once(
+    processes: Processes, environ: dict[str, str], name: str
+) -> None:
+    process = wrapped(processes, environ, sys.executable, "-c", SAY_SIGNALS, name)
+    wait_until(lambda: "ready" in process.stdout, 20, "the command")
+    for count in (1, 2):
+        process.send_signal(signal.Signals[name])
+        wait_until(lambda n=count: process.stdout.count(f"got {name}") == n, 10, "the signal")  # type: ignore[misc]  # bound for mypy
+    assert process.is_running
+
+
+def test_a_command_that_a_passed_signal_kills_takes_the_wrapper_along(
+    processes: Processes, environ: dict[str, str]
+) -> None:
+    process = wrapped(processes, environ, "sleep", "60")
+    wait_until(lambda: children_of(process.pid), 20, "the command")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_stopped_wrapper_stops_its_command_and_goes_on_with_it(
+    processes: Processes, environ: dict[str, str]
+) -> None:
+    # In a session of its own there is no shell to go on with it: only the command is stopped.
+    process = wrapped(processes, environ, "sleep", "60")
+    (child,) = wait_until(lambda: children_of(process.pid), 20, "the command")
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: state_of(child) == "T", 10, "a stopped command")
+    process.send_signal(signal.SIGCONT)
+    wait_until(lambda: state_of(child) == "S", 10, "a command that goes on")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_signals_that_were_ignored_stay_ignored(environ: dict[str, str]) -> None:
+    program = (
+        "import signal; print([signal.getsignal(n).name for n in "
+        "(signal.SIGHUP, signal.SIGTERM)], signal.pthread_sigmask(0, []), "
+        # The C library keeps 32 and 33 for itself, and has them ignored after posix_spawn.
+        "hex(int(open('/proc/self/status').read().split('SigIgn:')[1].split()[0], 16)"
+        " & (1 << 31) - 1))"
+    )
+    bare = f"trap '' HUP; {sys.executable} -c \"{program}\""
+    ours = f"trap '' HUP; {TRAINBUS} run -- {sys.executable} -c \"{program}\""
+    outputs = [
+        subprocess.run(["bash", "-c", script], env=environ, check=True, capture_output=True).stdout
+        for script in (bare, ours)
+    ]
+    assert outputs[0] == outputs[1] != b""
+
+
+def test_a_command_that_starts_no_run_publishes_nothing(
+    environ: dict[str, str], spool: Spool
+) -> None:
+    assert call(environ, "--", "true").stderr == b""
+    told = call(environ, "--verbose", "--", "true")
+    assert told.stderr == b"trainbus: the command has started no run: nothing was published\n"
+    assert not spool.folder.exists()
+
+
+def children_of(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
