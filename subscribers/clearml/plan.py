@@ -9,7 +9,7 @@ Where things go:
 | params       | hyperparameters of their section                                            |
 | metrics, summary, system | scalars (:mod:`subscribers.clearml.points`)                     |
 | image        | debug sample of title and series at the step                                |
-| plot         | plot that shows the picture                                                 |
+| plot         | plot that shows the picture; nothing for one that is data (JSON)            |
 | artifact     | artifact under its path                                                     |
 | checkpoint   | output model "best" or "final"; others are noted as a user property         |
 | model        | output model of its name, its metrics as metadata                           |
@@ -48,6 +48,9 @@ __all__ = ["KINDS", "OutputModel", "Picture", "Plan", "plan", "tag_text"]
 
 _MAX_TEXT = 10_000
 """Characters of an error or note that are kept: a page shows it whole."""
+
+_DATA_SUFFIX = ".json"
+"""Of a plot that is data, for trackers that draw it themselves; its picture comes beside it."""
 
 _D = TypeVar("_D", bound=KindData)
 
@@ -210,6 +213,8 @@ def _image(result: Plan, event: Event) -> None:
 
 def _plot(result: Plan, event: Event) -> None:
     data = _data(event, Plot)
+    if data.blob.name.endswith(_DATA_SUFFIX):
+        return
     result.pictures.append(Picture(event, data.title, data.series, data.step or 0, is_plot=True))
 
 

@@ -17,7 +17,7 @@ __all__ = ["config_of", "name_of", "params_of", "phase_args", "project_of_args"]
 _DEFAULT_PROJECT = "Ultralytics"
 """As Ultralytics' own ClearML callback calls it."""
 
-_PHASE_ARGS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device", "format")
+_PHASE_ARGS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "device")
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _MAX_CLASSES = 10_000
@@ -31,7 +31,8 @@ def params_of(args: object) -> dict[str, Any]:
 def phase_args(args: object) -> dict[str, Any]:
     """The few arguments that say what a phase does; all of them are params."""
     params = params_of(args)
-    return {name: params[name] for name in _PHASE_ARGS if params.get(name) is not None}
+    names = (*_PHASE_ARGS, "format") if params.get("mode") == "export" else _PHASE_ARGS
+    return {name: params[name] for name in names if params.get(name) is not None}
 
 
 def project_of_args(args: object, environ: Mapping[str, str], folder: str) -> str | None:

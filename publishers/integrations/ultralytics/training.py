@@ -33,10 +33,7 @@ from publishers.integrations.ultralytics.facts import (
     project_of_args,
 )
 from publishers.integrations.ultralytics.pictures import PictureFolder
-from publishers.integrations.ultralytics.record import RunRecord, find_record, split_params
-from publishers.run import Run
-from publishers.start import start_run
-from publishers.values import plain
+from publishers.integrations.ultralytics.starting import begin_run
 
 __all__ = ["Training", "start_options"]
 
@@ -78,41 +75,15 @@ class Training:
         self._trained_epoch: int | None = None
         self._best_epoch: int | None = None
         self._has_mosaic = False
-        self._has_info = False
         self._is_complete = False
         self._finish_seconds = float(options.get("finish_seconds", 10.0))
         given = {name: value for name, value in options.items() if name != "finish_seconds"}
-        self.run = self._start(trainer, given)
-        ending.begin(self)
-
-    def _start(self, trainer: Any, given: Mapping[str, Any]) -> Run:
         args = trainer.args
-        options = start_options(args, given, getattr(trainer, "device", None))
-        params = params_of(args)
-        record = find_record(getattr(args, "resume", None), self.folder)
-        run_id = options.get("run_id") or os.environ.get("TRAINBUS_RUN_ID")
-        if record is not None and run_id not in {None, "", record.run}:
-            record = None
-        if record is not None:
-            options |= {"run_id": record.run, "project": record.project, "name": record.name}
-            options["attempt"] = record.attempt + 1
-        same, changed = split_params(params, record)
-        run = start_run(**options, params=same)
-        if changed and record is not None:
-            run.params(changed, section=f"Resume {record.attempt + 1}")
-        self._has_info = record is not None
-        self._keep(run, record, params)
-        run.phase("train", "started", phase_args(args))
-        return run
-
-    def _keep(self, run: Run, record: RunRecord | None, params: Mapping[str, Any]) -> None:
-        first = plain(params) if record is None else record.params
-        attempt = 1 if record is None else record.attempt + 1
-        try:
-            RunRecord(run.id, run.project, run.name, attempt, first).write(self.folder)
-        except OSError:
-            # A folder that cannot be written has no weights to resume from either.
-            return
+        started = start_options(args, given, getattr(trainer, "device", None))
+        resumed = getattr(args, "resume", None)
+        self.run, self._has_info = begin_run(started, params_of(args), self.folder, resumed)
+        self.run.phase("train", "started", phase_args(args))
+        ending.begin(self)
 
     def set_out(self, trainer: Any) -> None:
         """All is set up; the first epoch is about to begin."""
