@@ -165,8 +165,9 @@ class Attached:
 
     def _publish(self) -> None:
         while not self._stop.wait(WRITE_SECONDS if self._journals.seen else LOOK_SECONDS):
-            # The disk may be full, or the spool gone: the next round tries again.
-            with suppress(OSError, TrainbusError):
+            # The disk may be full, or the spool gone: the next round tries again. Whatever else it
+            # is, a thread would print it into the output of the command.
+            with suppress(Exception):
                 self._find_channel()
                 self._read()
                 self._write()

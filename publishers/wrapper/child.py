@@ -17,7 +17,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -50,17 +49,13 @@ _CHANGED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Signals:
-    """Blocks the signals that are passed on, from construction until :meth:`restore`."""
+    """Blocks the signals that are passed on, for good, and takes them one by one."""
 
     def __init__(self) -> None:
         # Inherited as ignored, the kernel would take away our child itself and its status.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self.waited_for = {signal.SIGCHLD, *PASSED_ON}
         self.previous = signal.pthread_sigmask(signal.SIG_BLOCK, self.waited_for)
-
-    def restore(self) -> None:
-        """Put the mask back."""
-        signal.pthread_sigmask(signal.SIG_SETMASK, self.previous)
 
     def take(self, timeout: float) -> signal.struct_siginfo | None:
         """The next one; None when none came for so many seconds."""
@@ -192,8 +187,6 @@ def die_as(ended: Ended, deadline_seconds: float = 1.0) -> int:
         container is spared those it does not handle.
     """
     if ended.signal and ended.signal not in {signal.SIGSTOP, signal.SIGCONT}:
-        sys.stdout.flush()
-        sys.stderr.flush()
         # The dump of the command is the one of interest.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         if ended.signal != signal.SIGKILL:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -71,6 +70,8 @@ class Plan:
 def run_command(command: Sequence[str], options: Options) -> Ended:
     """Run a command, and leave word of how it ended.
 
+    The signals that are passed on stay blocked: none of them may change the exit status any more.
+
     Raises:
         ConfigError: A setting is malformed.
     """
@@ -90,19 +91,21 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
         child = Child(command, plan.environ, signals, attached.outputs)
     except OSError as error:
         attached.abandon()
-        print(f"trainbus: {command[0]}: {error.strerror or error}", file=sys.stderr)
-        signals.restore()
+        _say(f"{command[0]}: {error.strerror or error}")
         return Ended(status_of_failure(error))
     attached.start(child)
     ended = child.wait(attached.tick, TICK_SECONDS)
-    kills = count_oom_kills(counter) - kills_before
-    note = words_for(ended, kills, time.time(), child.pid)
-    folders = journals.leave_notes(note)
-    folders += attached.finish(note, signals.is_asked_to_end)
-    _see_to_delivery(plan, signals, folders)
-    if options.is_verbose:
-        print(f"trainbus: {_describe(journals, attached)}", file=sys.stderr)
-    signals.restore()
+    try:
+        kills = count_oom_kills(counter) - kills_before
+        note = words_for(ended, kills, time.time(), child.pid)
+        folders = journals.leave_notes(note)
+        folders += attached.finish(note, signals.is_asked_to_end)
+        _see_to_delivery(plan, signals, folders)
+        if options.is_verbose:
+            _say(_describe(journals, attached))
+    except Exception as error:  # noqa: BLE001  # the exit status is the command's, whatever comes
+        if options.is_verbose:
+            _say(f"the run is not told how the command ended: {type(error).__name__}: {error}")
     return ended
 
 
@@ -136,7 +139,7 @@ def make_plan(environ: Mapping[str, str], options: Options, folder: str) -> Plan
     told = command_environment(
         environ,
         wrapper=wrapper,
-        hooks=installed_hooks(),
+        hooks=_hooks(options),
         run=run,
         own_run=own_run,
         project=project,
@@ -144,6 +147,21 @@ def make_plan(environ: Mapping[str, str], options: Options, folder: str) -> Plan
         is_verbose=options.is_verbose,
     )
     return Plan(settings, place, told, wrapper)
+
+
+def _hooks(options: Options) -> str:
+    try:
+        return installed_hooks()
+    except Exception as error:  # noqa: BLE001  # the metadata of any package may be damaged
+        if options.is_verbose:
+            _say(f"no hooks: {type(error).__name__}: {error}")
+        return ""
+
+
+def _say(text: str) -> None:
+    """A line on standard error, if that is open."""
+    with suppress(OSError):
+        os.write(2, f"trainbus: {text}\n".encode(errors="replace"))
 
 
 def _see_to_delivery(plan: Plan, signals: Signals, folders: list[Path]) -> None:

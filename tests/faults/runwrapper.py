@@ -11,7 +11,7 @@ from publishers.wrapper import run
 
 def start() -> None:
     counter, *arguments = sys.argv[1:]
-    run.counter_of = lambda: Path(counter)
+    vars(run)["counter_of"] = lambda: Path(counter)
     main(["run", *arguments])
 
 

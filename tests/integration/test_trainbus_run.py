@@ -213,6 +213,79 @@ def test_a_command_that_starts_no_run_publishes_nothing(
     assert not spool.folder.exists()
 
 
+@pytest.mark.parametrize("spool_is", ["file", "missing rights"])
+def test_a_spool_that_cannot_be_used_holds_up_nothing(
+    environ: dict[str, str], tmp_path: Path, spool_is: str
+) -> None:
+    (tmp_path / "spool").write_text("no folder")
+    if spool_is == "missing rights":
+        environ["TRAINBUS_SPOOL"] = "/proc/spool"
+    program = "import sys; [sys.stdout.write(f'{n:099d}\\n') for n in range(300_000)]; sys.exit(3)"
+    done = call(environ, "--console", "--system", "--", sys.executable, "-c", program)
+    assert (done.returncode, done.stderr) == (3, b"")
+    assert done.stdout == b"".join(b"%099d\n" % number for number in range(300_000))
+
+
+def test_a_flood_of_lines_is_left_out_and_counted(environ: dict[str, str], spool: Spool) -> None:
+    program = "import sys; [sys.stdout.write(f'{n:099d}\\n') for n in range(300_000)]"
+    done = call(environ, "--console", "--", sys.executable, "-c", program)
+    assert len(done.stdout) == 30_000_000
+    ours, theirs = sorted(spool.sources(), key=lambda one: len(spool.records("console", one)))
+    assert [end["data"]["status"] for end in spool.records("run_finished", ours)] == ["completed"]
+    lines = [line for one in spool.records("console", theirs) for line in one["data"]["lines"]]
+    (end,) = spool.records("run_finished", theirs)
+    kept = [line for line in lines if not line.startswith("[trainbus: ")]
+    assert kept[0] == f"{0:099d}"
+    assert len(kept) + end["data"]["dropped"]["console"] == 300_000
+    assert end["data"]["rank"] > 1000
+
+
+def test_a_wrapper_in_a_wrapper_changes_nothing(environ: dict[str, str]) -> None:
+    program = "import os, sys; print(os.environ['PYTHONPATH'].count('auto')); sys.exit(8)"
+    done = call(environ, "--", TRAINBUS, "run", "--", sys.executable, "-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (8, b"1\n", b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("mode", ["", "--console"])
+def test_closed_streams_stay_closed(environ: dict[str, str], closed: str, mode: str) -> None:
+    program = "for fd in 0 1 2; do [ -e /proc/self/fd/$fd ]; s=$s$?; done; exit $((s + 0))"
+    bare = subprocess.run(["bash", "-c", f"bash -c '{program}' {closed}"], check=False, env=environ)
+    script = f"{TRAINBUS} run {mode} -- bash -c '{program}' {closed}"
+    ours = subprocess.run(["bash", "-c", script], check=False, env=environ, capture_output=True)
+    assert ours.returncode == bare.returncode != 0
+
+
+def test_whatever_goes_wrong_afterwards_the_exit_status_is_the_commands(
+    environ: dict[str, str],
+) -> None:
+    program = (
+        "import sys; from bus.cli.main import main; from publishers.wrapper import run;"
+        "run.__dict__['words_for'] = None; run.__dict__['installed_hooks'] = None;"
+        "main(['run', *sys.argv[1:]])"
+    )
+    for options, stderr in (([], b""), (["-v"], b"trainbus: no hooks: TypeError")):
+        command = [sys.executable, "-c", program, *options, "--", "bash", "-c", "exit 9"]
+        done = subprocess.run(command, env=environ, capture_output=True, check=False)
+        assert done.returncode == 9
+        assert done.stderr.startswith(stderr)
+        assert bool(done.stderr) == bool(options)
+
+
+def test_ranks_that_a_launcher_starts_share_the_run(environ: dict[str, str], spool: Spool) -> None:
+    train = "import publishers; publishers.start_run().log({'a': 1})"
+    ranks = "WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 TORCHELASTIC_RUN_ID=none"
+    script = "".join(
+        f'RANK={rank} LOCAL_RANK={rank} {ranks} {sys.executable} -c "{train}" & ' for rank in (0, 1)
+    )
+    assert call(environ, "-p", "digits", "--", "bash", "-c", script + "wait").returncode == 0
+    headers = [spool.payloads(source)[0] for source in spool.sources()]
+    assert len(headers) == 2
+    assert len({header["run"] for header in headers}) == 1
+    assert {header["project"] for header in headers} == {"digits"}
+    assert len({header["wrapper"] for header in headers}) == 1
+
+
 def children_of(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
