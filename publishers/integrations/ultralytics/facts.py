@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from publishers.auto.environ import project_of
+from publishers.integrations.ultralytics.guard import warnings
 
 __all__ = ["config_of", "name_of", "params_of", "phase_args", "project_of_args"]
 
@@ -60,10 +61,16 @@ def name_of(args: object, environ: Mapping[str, str]) -> str | None:
 
 def config_of(args: object, device: object = None) -> dict[str, Any]:
     """Class names, as far as they are known already, and the machine."""
-    config: dict[str, Any] = {"environment": _environment(device)}
-    names = _class_names(args)
-    if names:
-        config["names"] = names
+    config: dict[str, Any] = {}
+    parts = (("environment", _environment, device), ("names", _class_names, args))
+    for name, find, about in parts:
+        try:
+            found = find(about)
+        except Exception as error:  # noqa: BLE001  # a run must not fail for want of these
+            warnings.warn("config", f"{name} is left out: {type(error).__name__}: {error}")
+            continue
+        if found:
+            config[name] = found
     return config
 
 
