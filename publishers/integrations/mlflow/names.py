@@ -97,12 +97,13 @@ def artifact_uri(owner: str) -> str:
 def place_of(uri: str) -> Place | None:
     """What an address stands for; None when it is none of the plugin's."""
     scheme, _, path = uri.partition(":")
-    parts = [unquote(part) for part in path.split("/") if part]
+    parts = [part for part in path.split("/") if part]
     if scheme != ARTIFACT_SCHEME or len(parts) < 3 or parts[2] != "artifacts":
         return None
     if parts[0] not in {"runs", "models"}:
         return None
-    return Place("/".join(parts[:2]), join(*parts[3:]))
+    # MLflow appends paths as they are.
+    return Place(f"{parts[0]}/{unquote(parts[1])}", join(*parts[3:]))
 
 
 def join(*paths: str | None) -> str:
