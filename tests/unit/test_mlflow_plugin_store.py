@@ -191,7 +191,8 @@ def test_the_wrappers_run_id_and_project_are_taken_once(spool: Spool) -> None:
     first = plugin.start(experiment="Default")
     assert first == "job-7"
     assert plugin.start("child", mlflow__parentRunId=first) != "job-7"
-    assert spool.payloads(spool.sources()[0])[0]["project"] == "team"
+    projects = {spool.payloads(source)[0]["project"] for source in spool.sources()}
+    assert projects == {"team", "digits"}
 
 
 def test_a_wrong_uri_or_setting_says_what_is_right(spool: Spool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mlflow.entities import Experiment, ExperimentTag, LifecycleStage, ViewType
 from mlflow.store.entities.paged_list import PagedList
@@ -37,7 +38,7 @@ class Experiments:
         return PagedList(*SearchUtils.paginate(ordered, page_token, max_results))
 
     def create_experiment(
-        self, name: str, artifact_location: str | None, tags: Sequence[ExperimentTag] | None
+        self, name: Any, artifact_location: str | None, tags: Sequence[ExperimentTag] | None
     ) -> str:
         """Name a project of the bus. Nobody is asked whether others have named it too."""
         if not isinstance(name, str) or not name:

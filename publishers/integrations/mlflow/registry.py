@@ -55,7 +55,7 @@ class TrainbusRegistry(AbstractStore):
 
     def create_registered_model(
         self,
-        name: str,
+        name: Any,
         tags: Sequence[RegisteredModelTag] | None = None,
         description: str | None = None,
         deployment_job_id: str | None = None,
