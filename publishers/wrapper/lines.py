@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from publishers.redaction import without_keys
+
 __all__ = ["MAX_LINE_CHARACTERS", "Lines"]
 
 MAX_LINE_CHARACTERS = 4096
@@ -15,6 +17,9 @@ _MAX_HELD_BYTES = 4 * MAX_LINE_CHARACTERS
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 """Colours, movements and titles: ECMA-48, CSI, OSC, and escape sequences of one character."""
 
+_LONG_WORDS = re.compile(r"\b\w{63}\b", re.ASCII)
+"""As long as an identifier of Ultralytics HUB, which may hold a key."""
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -22,7 +27,7 @@ class Lines:
     """The lines of one stream.
 
     A line that was written over, as progress bars do, is what it was in the end. Colours are left
-    out. What is no UTF-8 becomes U+FFFD.
+    out, and so are keys of Ultralytics. What is no UTF-8 becomes U+FFFD.
     """
 
     def __init__(self) -> None:
@@ -58,6 +63,7 @@ class Lines:
         text = self._held.rstrip(b"\r").decode("utf-8", errors="replace")
         is_cut, self._held, self._is_cut = self._is_cut, b"", False
         text = _CONTROLS.sub("", _ESCAPES.sub("", text))
+        text = without_keys(_LONG_WORDS.sub(lambda word: without_keys(word[0]), text))
         if is_cut or len(text) > MAX_LINE_CHARACTERS:
             text = text[: MAX_LINE_CHARACTERS - 1] + "…"
         return text

@@ -100,9 +100,9 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
         note = words_for(ended, kills, time.time(), child.pid)
         folders = journals.leave_notes(note)
         folders += attached.finish(note, signals.is_asked_to_end)
-        _see_to_delivery(plan, signals, folders)
         if options.is_verbose:
             _say(_describe(journals, attached))
+        _see_to_delivery(plan, signals, folders)
     except Exception as error:  # noqa: BLE001  # the exit status is the command's, whatever comes
         if options.is_verbose:
             _say(f"the run is not told how the command ended: {type(error).__name__}: {error}")

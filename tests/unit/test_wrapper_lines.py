@@ -28,6 +28,10 @@ def all_of(*chunks: bytes) -> list[str]:
         ((b"\xe2\x82", b"\xac\n"), ["\u20ac"]),
         ((b"\xff\xfe\n",), ["\ufffd\ufffd"]),
         ((b"a\x00b\tc\n",), ["ab\tc"]),
+        (
+            (f"model {'k' * 42}_{'m' * 20}, ul_{'0' * 40}!\n".encode(),),
+            [f"model {'m' * 20}, ul_…!"],
+        ),
         ((), []),
     ],
 )
