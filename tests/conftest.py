@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.fixtures.postgres",
     "tests.fixtures.spool",
     "tests.fixtures.trainers",
+    "tests.fixtures.ultralytics",
 ]
