@@ -75,7 +75,7 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
     Raises:
         ConfigError: A setting is malformed.
     """
-    plan = make_plan(dict(os.environ), options, str(Path.cwd()))
+    plan = make_plan(dict(os.environ), options, _working_folder())
     signals = Signals()
     journals = Journals(plan.settings.spool, plan.wrapper)
     attached = Attached(
@@ -147,6 +147,14 @@ def make_plan(environ: Mapping[str, str], options: Options, folder: str) -> Plan
         is_verbose=options.is_verbose,
     )
     return Plan(settings, place, told, wrapper)
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        # It has been removed.
+        return ""
 
 
 def _hooks(options: Options) -> str:

@@ -171,6 +171,28 @@ def test_a_command_that_starts_no_run_has_one_when_its_lines_are_asked_for(
     assert wrapped.status("r") == "failed"
 
 
+def test_trackers_and_the_receipt_see_the_end_of_the_training_alone(wrapped: Wrapped) -> None:
+    road = wrapped.road
+    road.worker("mlflow")
+    script = f"{' '.join(TRAIN)} exit 0; exit 6"
+    process = wrapped.start("r", "--console", "--system", "--", "bash", "-c", script)
+    assert process.wait(30) == 6
+    road.wait_ended("r", "FAILED")
+    verified = road.processes.trainbus("verify", road.run_id("r"), environ=road.environ)
+    assert verified.wait(30) == 0, verified.stdout
+
+
+def test_a_run_whose_wrapper_prints_can_be_asked_to_stop(wrapped: Wrapped) -> None:
+    process = wrapped.start("r", "--console", "--", *TRAIN, "until-stopped")
+    wait_until(lambda: _lines(wrapped.events("r")), 30, "a line in the log")
+    asked = wrapped.road.processes.trainbus(
+        "stop", wrapped.road.run_id("r"), environ=wrapped.road.environ
+    )
+    assert asked.wait(30) == 0, asked.stderr
+    assert process.wait(30) == 0
+    assert wrapped.ends("r") == [("completed", "")]
+
+
 def test_nobody_to_store_it_holds_the_command_up_for_ten_seconds_and_no_longer(
     mosquitto_road: Road,
 ) -> None:

@@ -31,6 +31,10 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "until-stopped":
+        deadline = time.monotonic() + 60
+        while not run.should_stop and time.monotonic() < deadline:
+            time.sleep(0.05)
     if how == "sleep":
         time.sleep(60)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import signal
+import struct
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +31,17 @@ end = time.monotonic() + 30
 while time.monotonic() < end and count < 2:
     time.sleep(0.05)
 sys.exit(5)
+"""
+
+SIZE = """
+import os, signal, time
+sizes = []
+signal.signal(signal.SIGWINCH, lambda *_: sizes.append(os.get_terminal_size(1)))
+print("ready", flush=True)
+end = time.monotonic() + 20
+while time.monotonic() < end and not (sizes and sizes[-1].columns == 123):
+    time.sleep(0.02)
+print("%dx%d" % sizes[-1] if sizes else "never", flush=True)
 """
 
 
@@ -64,6 +78,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TRAINBUS_")}
     home = {"TRAINBUS_HOME": str(tmp_path / "home"), "TRAINBUS_SHIPPER": "off"}
     (tmp_path / "count.py").write_text(COUNT)
+    (tmp_path / "size.py").write_text(SIZE)
     opened = Terminal({**kept, **home, "PS1": "$ ", "TERM": "dumb", "D": str(tmp_path)})
     yield opened
     opened.close()
@@ -112,6 +127,15 @@ def test_ctrl_z_stops_the_job_and_fg_goes_on_with_it(terminal: Terminal, mode: s
     terminal.wait_for("got=hello")
     terminal.type("echo status=$?\n")
     terminal.wait_for("status=4")
+
+
+@pytest.mark.parametrize("mode", ["", "--console"])
+def test_a_terminal_that_changes_its_size_is_noticed(terminal: Terminal, mode: str) -> None:
+    terminal.type(f"{TRAINBUS} run {mode} -- {sys.executable} $D/size.py; echo e''nd\n")
+    terminal.wait_for("ready")
+    fcntl.ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 123, 0, 0))
+    terminal.wait_for("123x41")
+    terminal.wait_for("end")
 
 
 def test_what_is_shown_is_the_same_with_console(terminal: Terminal) -> None:

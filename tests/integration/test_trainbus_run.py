@@ -173,18 +173,28 @@ def test_a_command_that_a_passed_signal_kills_takes_the_wrapper_along(
     assert process.wait(10) == -signal.SIGTERM
 
 
-def test_a_stopped_wrapper_stops_its_command_and_goes_on_with_it(
+def test_without_a_shell_to_go_on_with_it_the_wrapper_does_not_stop(
     processes: Processes, environ: dict[str, str]
 ) -> None:
-    # In a session of its own there is no shell to go on with it: only the command is stopped.
     process = wrapped(processes, environ, "sleep", "60")
     (child,) = wait_until(lambda: children_of(process.pid), 20, "the command")
+    process.send_signal(signal.SIGTSTP)
     os.kill(child, signal.SIGSTOP)
     wait_until(lambda: state_of(child) == "T", 10, "a stopped command")
     process.send_signal(signal.SIGCONT)
     wait_until(lambda: state_of(child) == "S", 10, "a command that goes on")
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_working_folder_that_is_gone_is_none_of_our_business(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"cd {gone} && rmdir {gone} && {TRAINBUS} run -- bash -c 'echo $TRAINBUS_PROJECT'"
+    done = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, check=True)
+    assert done.stdout == b"default\n"
 
 
 def test_signals_that_were_ignored_stay_ignored(environ: dict[str, str]) -> None:
