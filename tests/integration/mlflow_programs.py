@@ -94,7 +94,8 @@ from sklearn.linear_model import LogisticRegression
 mlflow.set_experiment("autolog")
 mlflow.sklearn.autolog()
 inputs = np.arange(20.0).reshape(10, 2)
-LogisticRegression(C=0.5).fit(inputs, [0] * 5 + [1] * 5)
+with mlflow.start_run(run_name="autolog"):
+    LogisticRegression(C=0.5).fit(inputs, [0] * 5 + [1] * 5)
 """
 
 MODELS = """
@@ -218,7 +219,12 @@ def _model(model: LoggedModel, named: dict[str, str], has_times: bool) -> dict[s
             for one in model.metrics or []
         ),
         "MLmodel": {k: v for k, v in described.items() if k not in _UNSTEADY_IN_MLMODEL},
-        "files": {k: v for k, v in _files(model.artifact_location).items() if k != "MLmodel"},
+        "files": {
+            # The archive holds times of its own.
+            path: "there" if path == "model.skops" else digest
+            for path, digest in _files(model.artifact_location).items()
+            if path != "MLmodel"
+        },
     }
 
 

@@ -73,7 +73,7 @@ class Road:
                 if found == wanted:
                     return
             time.sleep(0.3)
-        assert differences(found, wanted) == []
+        assert not (lines := differences(found, wanted)), "\n".join(lines)
 
     def look(self) -> dict[str, Any]:
         """What is in the MLflow at the end; nothing before there is one."""
@@ -120,6 +120,7 @@ def test_autolog_of_scikit_learn_arrives(road: Road) -> None:
     (run,) = wanted["runs"].values()
     assert run["params"]["C"] == "0.5"
     assert "training_accuracy_score" in run["points"]
+    assert len(wanted["models"]) == 1
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from publishers.journal.format import BLOBS_NAME
 from publishers.snapshot import SnapshotError, Snapshots
 
 __all__ = ["DEFAULT_BUDGET_BYTES", "GoneError", "Kept"]
@@ -58,7 +59,7 @@ class Kept:
         """
         self._root = spool / "kept"
         self._budget = budget_bytes
-        self._folder: Path | None = None
+        self._at = self._root / f"{os.getpid()}-{os.urandom(4).hex()}"
         self._lock_fd = -1
         self._pid = os.getpid()
         self._snapshots: Snapshots | None = None
@@ -111,7 +112,7 @@ class Kept:
             str(file.relative_to(copies[0].path)) for file in files.values() if file is not None
         }:
             return copies[0].path
-        whole = copies[0].path.with_name(f"whole-{os.urandom(4).hex()}")
+        whole = self._at / "copies" / f"whole-{os.urandom(4).hex()}" / copies[0].path.name
         try:
             for name, file in files.items():
                 (whole / name).parent.mkdir(parents=True, exist_ok=True)
@@ -137,22 +138,24 @@ class Kept:
 
     def close(self) -> None:
         """Remove all copies."""
-        folder, self._folder, self._snapshots = self._folder, None, None
+        is_there, self._snapshots = self._snapshots is not None, None
         self._copies.clear()
-        if folder is None or os.getpid() != self._pid:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(self._lock_fd)
+        if is_there and os.getpid() == self._pid:
+            shutil.rmtree(self._at, ignore_errors=True)
+            os.close(self._lock_fd)
 
     def _copy(self, source: Path) -> Path | None:
         try:
             snapshots = self._snapshots or self._open()
-            folder = self._folder
             blob = snapshots.copy(source)
+            copied = self._at / blob.path
+            # In a folder of its own it keeps its name.
+            copy = self._at / "copies" / copied.name.partition("-")[0] / blob.name
+            copy.parent.mkdir(parents=True)
+            return copied.rename(copy)
         except (OSError, SnapshotError) as error:
             logger.debug("%s is not kept: %s", source, error)
             return None
-        return None if folder is None else folder / blob.path
 
     def _make_room(self) -> None:
         total = sum(copy.size for copy in self._copies)
@@ -168,20 +171,15 @@ class Kept:
                 kept = entries.get(name)
                 if kept is not None and (kept == copy.path or copy.path in kept.parents):
                     entries[name] = None
-            if copy.path.is_dir():
-                shutil.rmtree(copy.path, ignore_errors=True)
-            else:
-                copy.path.unlink(missing_ok=True)
+            shutil.rmtree(copy.path.parent, ignore_errors=True)
 
     def _open(self) -> Snapshots:
         self._root.mkdir(parents=True, exist_ok=True)
         self._sweep()
-        folder = self._root / f"{os.getpid()}-{os.urandom(4).hex()}"
-        (folder / "blobs").mkdir(parents=True)
-        self._lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        (self._at / BLOBS_NAME).mkdir(parents=True)
+        self._lock_fd = os.open(self._at / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._folder, self._pid = folder, os.getpid()
-        self._snapshots = Snapshots(folder, lambda cause, text: logger.warning("%s", text))
+        self._snapshots = Snapshots(self._at, lambda cause, text: logger.warning("%s", text))
         return self._snapshots
 
     def _sweep(self) -> None:

@@ -213,7 +213,8 @@ class Ledger:
         """The run that the surroundings name, once and for a run of its own; else a new one."""
         named = self._environ.get("TRAINBUS_RUN_ID", "")
         is_first = not self.runs and PARENT_TAG not in tags
-        is_lead = self._environ.get("RANK", "0") == "0"
+        rank = self._environ.get("RANK") or self._environ.get("SLURM_PROCID") or "0"
+        is_lead = rank == "0"
         if is_first and is_lead and names.is_run_id(named):
             return named
         return uuid.uuid4().hex

@@ -124,6 +124,10 @@ class LoggedModels:
     def _models_of(self, run_id: str) -> list[KnownModel]:
         return [model for model in list(self._ledger.models.values()) if model.run_id == run_id]
 
+    def _publish_all_points(self) -> None:
+        for model in list(self._ledger.models.values()):
+            self._publish_points(model)
+
     def _publish_points(self, model: KnownModel) -> None:
         while model.is_published and model.points:
             if not publish_model(self._ledger, model):

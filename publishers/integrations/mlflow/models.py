@@ -122,7 +122,8 @@ class KnownModel:
         }
         if registration is not None:
             described = {"tags": registration.tags, "description": registration.description}
-            said["version"] = described
+            said["version"] = {key: value for key, value in described.items() if value}
+        said = {key: value for key, value in said.items() if value}
         bus.model(
             folder,
             self.name,
@@ -130,7 +131,7 @@ class KnownModel:
             signature=read_signature(folder),
             registered_name=registration.name if registration else None,
             key=self.model_id,
-            options={"mlflow": {key: value for key, value in said.items() if value}},
+            options={"mlflow": said} if said else None,
             is_frozen=is_frozen,
         )
         self.is_published = True

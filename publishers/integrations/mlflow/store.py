@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import time
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ class TrainbusStore(Experiments, LoggedModels, AbstractStore):
                 "behind it; the broker is set in TRAINBUS_BROKER"
             )
         self._ledger = ledger or current()
+        self._is_watching_exit = False
 
     def create_run(
         self,
@@ -107,7 +109,12 @@ class TrainbusStore(Experiments, LoggedModels, AbstractStore):
         of_experiment = {f"experiment.{key}": text for key, text in experiment.tags.items()}
         start_ms = start_time or int(time.time() * 1000)
         facts = RunFacts("", str(experiment_id), str(user_id), name, start_ms)
-        return self._ledger.start_run(facts, {**of_experiment, **texts}).entity()
+        run = self._ledger.start_run(facts, {**of_experiment, **texts})
+        if not self._is_watching_exit:
+            # Registered after the first run, so that it comes before that run is ended at exit.
+            self._is_watching_exit = True
+            atexit.register(self._publish_all_points)
+        return run.entity()
 
     def get_run(self, run_id: str) -> Run:
         """A run with what this process has logged."""
