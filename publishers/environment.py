@@ -1,8 +1,8 @@
 """Who this process is: run, project, node, rank, world and attempt, from what surrounds it.
 
-In this order: the arguments of ``start_run``, ``TRAINBUS_*``, torchrun, SLURM, and else a single
-process of a new run. Variables of other programs that make no sense are passed over; a malformed
-``TRAINBUS_*`` is an error.
+In this order: the arguments of ``start_run``, ``TRAINBUS_*``, what a launcher says
+(:mod:`publishers.launchers`), the wrapper, and else a single process of a new run. Variables of
+other programs that make no sense are passed over; a malformed ``TRAINBUS_*`` is an error.
 
 | variable | meaning |
 |---|---|
@@ -16,15 +16,46 @@ process of a new run. Variables of other programs that make no sense are passed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from bus.errors import ConfigError
+from publishers.launchers import Launcher, find_launcher, job_id, number, read_attempt, step_id
 
-__all__ = ["Hints", "Place", "find_place"]
+__all__ = ["Hints", "Origin", "Parent", "Place", "find_place"]
 
-_ATTEMPTS_PER_REQUEUE = 1000
-"""SLURM's requeues count as this many of torchrun's restarts, which begin anew with each."""
+Origin = Literal["argument", "variable", "job", "wrapper", "new"]
+"""Where a run id comes from: the call, TRAINBUS_RUN_ID, the launcher, the wrapper, or nowhere."""
+
+_ADVICE = {
+    "openmpi": "start them by mpirun -x TRAINBUS_RUN_ID=… with a text of its own for each job",
+    "pmi": "start them by mpiexec -genv TRAINBUS_RUN_ID … with a text of its own for each job",
+    "torchrun": "set TRAINBUS_RUN_ID, or give each torchrun the same --rdzv-id, new for each job",
+    "kubernetes": "set TRAINBUS_RUN_ID in the pods, from the field "
+    "metadata.labels['batch.kubernetes.io/controller-uid']",
+}
+
+
+_WRAPPER_RUN_ID = "TRAINBUS_WRAPPER_RUN_ID"
+
+
+class Parent(NamedTuple):
+    """The program that started this process and its like.
+
+    Attributes:
+        job: A run id that all it starts come to, and nobody else; empty when it cannot be told.
+        process: Its id; 0 when it is not known.
+        is_direct: Nothing stands between, such as a shell, which may start one training after the
+            other.
+    """
+
+    job: str = ""
+    process: int = 0
+    is_direct: bool = False
+
+
+def _nobody(_marker: str, _process: int) -> Parent:
+    return Parent()
 
 
 class Hints(NamedTuple):
@@ -33,20 +64,31 @@ class Hints(NamedTuple):
     Attributes:
         host: This machine's name.
         new_run: A run id nobody else uses.
-        siblings: A run id that the other children of this process's parent come to as well, and
-            nobody else; empty when it cannot be told.
+        find_parent: Finds the nearest process above that does not have a variable; above this
+            process, or above that of an id other than 0.
     """
 
     host: str
     new_run: str
-    siblings: str = ""
+    find_parent: Callable[[str, int], Parent] = _nobody
+
+
+class _Found(NamedTuple):
+    """A run id; see :class:`Place`."""
+
+    run: str
+    origin: Origin
+    claimant: str | None = None
 
 
 class Place(NamedTuple):
     """The answer.
 
     Attributes:
-        is_lead: This process is the first of the run on its machine.
+        local_rank: Rank of this process on its machine, from 0.
+        origin: Where the run id comes from.
+        claimant: With an id of the wrapper: who it is for among the trainings of its command;
+            empty for this call alone, None when that cannot be told.
     """
 
     run: str
@@ -57,17 +99,14 @@ class Place(NamedTuple):
     ranks: int = 1
     nodes: int = 1
     attempt: int = 1
-    is_lead: bool = True
+    local_rank: int = 0
+    origin: Origin = "argument"
+    claimant: str | None = None
 
-
-class _Launcher(NamedTuple):
-    """What torchrun or SLURM says."""
-
-    rank: int
-    ranks: int
-    nodes: int
-    local_rank: int
-    is_one_node: bool
+    @property
+    def is_lead(self) -> bool:
+        """This process is the first of the run on its machine."""
+        return self.local_rank == 0
 
 
 def find_place(
@@ -92,18 +131,27 @@ def find_place(
     project = project or environ.get("TRAINBUS_PROJECT")
     if not project:
         raise ConfigError("no project: give start_run(project=…) or set TRAINBUS_PROJECT")
-    launcher = _torchrun(environ) or _slurm(environ) or _Launcher(0, 1, 1, 0, is_one_node=True)
-    rank = _first(rank, "rank", _number(environ, "TRAINBUS_RANK", 0), launcher.rank, lowest=0)
+    launcher = find_launcher(environ)
+    our_rank = _number(environ, "TRAINBUS_RANK", 0)
+    if launcher.problem and rank is None and our_rank is None:
+        raise ConfigError(f"{launcher.problem}: set it, or TRAINBUS_RANK and TRAINBUS_WORLD")
+    rank = _first(rank, "rank", our_rank, launcher.rank, lowest=0)
     ranks = _first(ranks, "world", _number(environ, "TRAINBUS_WORLD", 1), launcher.ranks)
     nodes = _first(nodes, "nodes", _number(environ, "TRAINBUS_NODES", 1), launcher.nodes)
-    attempt = _first(attempt, "attempt", _number(environ, "TRAINBUS_ATTEMPT", 1), _attempt(environ))
+    our_attempt = _number(environ, "TRAINBUS_ATTEMPT", 1)
+    attempt = _first(attempt, "attempt", our_attempt, read_attempt(environ))
     if rank >= ranks:
         raise ConfigError(f"rank {rank} is not below {ranks}, the ranks of the run (world)")
-    run = run or environ.get("TRAINBUS_RUN_ID") or _run_id(environ, hints, launcher, ranks)
+    if run:
+        found = _Found(run, "argument")
+    elif told := environ.get("TRAINBUS_RUN_ID"):
+        found = _Found(told, "variable")
+    else:
+        found = _find_run(environ, hints, launcher, ranks)
     return Place(
-        run=run,
+        run=found.run,
         project=project,
-        name=name or environ.get("TRAINBUS_RUN_NAME") or run,
+        name=name or environ.get("TRAINBUS_RUN_NAME") or found.run,
         node=node
         or environ.get("TRAINBUS_NODE")
         or environ.get("SLURMD_NODENAME")
@@ -113,80 +161,56 @@ def find_place(
         ranks=ranks,
         nodes=min(nodes, ranks),
         attempt=attempt,
-        is_lead=launcher.local_rank == 0,
+        local_rank=launcher.local_rank,
+        origin=found.origin,
+        claimant=found.claimant,
     )
 
 
-def _run_id(environ: Mapping[str, str], hints: Hints, launcher: _Launcher, ranks: int) -> str:
-    wrapper = environ.get("TRAINBUS_WRAPPER_RUN_ID", "")
+def _find_run(environ: Mapping[str, str], hints: Hints, launcher: Launcher, ranks: int) -> _Found:
     if ranks == 1:
-        return wrapper or hints.new_run
-    siblings = wrapper or hints.siblings
-    if launcher.ranks == ranks and launcher.is_one_node and siblings:
-        # Better than a rendezvous id, which people reuse from one training to the next.
-        return siblings
-    job = _slurm_job(environ)
-    rendezvous = environ.get("TORCHELASTIC_RUN_ID", "")
-    if rendezvous in {"", "none"}:
-        shared = job
-    else:
-        shared = "-".join(filter(None, ("torchrun", rendezvous, job)))
-    if not shared:
-        raise ConfigError(
-            f"{ranks} ranks need one run id: set TRAINBUS_RUN_ID to the same text for all of them"
-        )
+        return _run_of_one(environ, hints, launcher)
+    shared = _run_of_all(environ, hints, launcher, is_whole=launcher.ranks == ranks)
+    if shared is None:
+        advice = _ADVICE.get(launcher.name, "set TRAINBUS_RUN_ID to the same text for all of them")
+        raise ConfigError(f"{ranks} ranks need one run id: {advice}")
     return shared
 
 
-def _torchrun(environ: Mapping[str, str]) -> _Launcher | None:
-    """https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables."""
-    rank, ranks = _foreign(environ, "RANK"), _foreign(environ, "WORLD_SIZE")
-    if rank is None or not ranks or rank >= ranks:
+def _run_of_all(
+    environ: Mapping[str, str], hints: Hints, launcher: Launcher, *, is_whole: bool
+) -> _Found | None:
+    """What all ranks of a job come to; ``is_whole``: the ranks are those of the launcher."""
+    job = job_id(environ, launcher)
+    if job:
+        return _Found(job, "job")
+    if not (is_whole and launcher.is_one_node):
+        # Of several nodes each may have a wrapper of its own.
         return None
-    local = _foreign(environ, "LOCAL_WORLD_SIZE")
-    nodes = _foreign(environ, "GROUP_WORLD_SIZE") or (-(-ranks // local) if local else 1)
-    return _Launcher(
-        rank=rank,
-        ranks=ranks,
-        nodes=nodes,
-        local_rank=_foreign(environ, "LOCAL_RANK") or 0,
-        is_one_node=local == ranks,
-    )
+    parent = hints.find_parent(launcher.marker, 0) if launcher.marker else Parent()
+    if parent.process and hints.find_parent("SLURM_PROCID", parent.process).is_direct:
+        job = step_id(environ)
+    wrapper = environ.get(_WRAPPER_RUN_ID)
+    if wrapper and not job:
+        return _Found(wrapper, "wrapper", parent.job or None)
+    job = job or parent.job
+    return _Found(job, "job") if job else None
 
 
-def _slurm(environ: Mapping[str, str]) -> _Launcher | None:
-    """https://slurm.schedmd.com/srun.html#SECTION_OUTPUT-ENVIRONMENT-VARIABLES.
-
-    Without SLURM_STEP_ID, or with one of the ten-digit ids for steps that are none, this is the
-    batch script itself: one process, however many tasks the job has asked for.
-    """
-    if _foreign(environ, "SLURM_STEP_ID") is None:
-        return None
-    rank = _foreign(environ, "SLURM_PROCID")
-    ranks = _foreign(environ, "SLURM_STEP_NUM_TASKS") or _foreign(environ, "SLURM_NTASKS")
-    if rank is None or not ranks or rank >= ranks:
-        return None
-    nodes = _foreign(environ, "SLURM_STEP_NUM_NODES") or _foreign(environ, "SLURM_NNODES") or 1
-    local_rank = _foreign(environ, "SLURM_LOCALID") or 0
-    return _Launcher(rank, ranks, nodes, local_rank, is_one_node=nodes == 1)
-
-
-def _slurm_job(environ: Mapping[str, str]) -> str:
-    """Job (or array job and task) and step; the same after a requeue."""
-    job = environ.get("SLURM_JOB_ID") or ""
-    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
-    if array and task:
-        job = f"{array}_{task}"
-    step = _foreign(environ, "SLURM_STEP_ID")
-    return f"slurm-{job}" + ("" if step is None else f"-{step}") if job else ""
-
-
-def _attempt(environ: Mapping[str, str]) -> int:
-    restarts = _foreign(environ, "TORCHELASTIC_RESTART_COUNT")
-    requeues = _foreign(environ, "SLURM_RESTART_COUNT") or 0
-    if restarts is None:
-        return requeues + 1
-    return requeues * _ATTEMPTS_PER_REQUEUE + restarts + 1
+def _run_of_one(environ: Mapping[str, str], hints: Hints, launcher: Launcher) -> _Found:
+    if launcher.rank == 0 and (launcher.ranks > 1 or launcher.name == "torchrun"):
+        # Of several ranks this one alone publishes, or an elastic job has shrunk to it.
+        found = _run_of_all(environ, hints, launcher, is_whole=True)
+        if found is not None:
+            return found
+    wrapper = environ.get(_WRAPPER_RUN_ID)
+    if wrapper:
+        return _Found(wrapper, "wrapper", "")
+    if launcher.name == "slurm" and launcher.ranks == 1:
+        step = step_id(environ)
+        if step and hints.find_parent(launcher.marker, 0).is_direct:
+            return _Found(step, "job")
+    return _Found(hints.new_run, "new")
 
 
 def _first(argument: Any, name: str, ours: int | None, theirs: int, *, lowest: int = 1) -> int:
@@ -202,13 +226,7 @@ def _number(environ: Mapping[str, str], name: str, lowest: int) -> int | None:
     text = environ.get(name)
     if not text:
         return None
-    value = _foreign(environ, name)
+    value = number(environ, name)
     if value is None or value < lowest:
         raise ConfigError(f"{name} is a whole number from {lowest}, not {text!r}")
     return value
-
-
-def _foreign(environ: Mapping[str, str], name: str) -> int | None:
-    """A variable of another program: a number from 0, or nothing."""
-    text = environ.get(name, "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -136,13 +136,16 @@ class Recorder:
         """Take nothing from now on, and say why."""
         self._refusal = (cause, message)
 
-    def take(self, what: str, mapping: object, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    def take(
+        self, what: str, mapping: object, convert: Callable[[Any], Any], prefix: str = ""
+    ) -> dict[str, Any]:
         """The values of a mapping that can be taken; the others are counted, or raised if strict.
 
         Args:
             what: The argument's name, for messages.
             mapping: What the caller gave.
             convert: Makes a value what JSON holds; raises ValueError where it cannot.
+            prefix: Put before each name.
 
         Raises:
             EventError: It is no mapping, or, when strict, a name or value cannot be taken.
@@ -153,8 +156,8 @@ class Recorder:
         for key, value in mapping.items():
             name = key if isinstance(key, str) else str(key)
             try:
-                check_key(name)
-                taken[name] = convert(value)
+                check_key(name, room=len(prefix))
+                taken[prefix + name] = convert(value)
             except ValueError as error:
                 field = f"{what}[{name!r:.80}]"
                 if self._is_strict:

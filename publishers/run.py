@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from bus.errors import EventError
 from bus.source import Source
-from publishers import exits, media
+from publishers import exits
 from publishers.drops import Drops
 from publishers.ending import Ending
 from publishers.environment import Place
 from publishers.journal.rows import MetricRows
 from publishers.launch import ShipperWatch
 from publishers.recorder import Recorder
-from publishers.snapshot import name_of, safe_name
+from publishers.records import Records
 from publishers.stopping import StopSign
-from publishers.values import plain, whole_number, wire_number
 
 __all__ = ["Run"]
 
 
-class Run:
+class Run(Records):
     """One training run; :func:`publishers.start_run` makes it.
 
     Methods may be called from any thread. None of them raises because of the bus, the disk or an
     odd value: what cannot be taken is counted in :attr:`dropped` and warned about once. In a
     forked child the run is inert.
+
+    Of a run of several ranks each writes what it is given. What ranks measure (:meth:`log`,
+    :meth:`summary`, :meth:`image`, :meth:`plot`) keeps its name on rank 0 and is
+    ``rank{n}/name`` on the others. Each call may choose: with ``rank_zero_only=True`` it does
+    nothing on other ranks, with ``all_ranks=True`` all ranks write under the same name.
     """
 
     def __init__(
@@ -44,10 +45,9 @@ class Run:
         watch: ShipperWatch | None,
         stop_sign: StopSign,
     ) -> None:
-        self._place = place
+        super().__init__(place, recorder)
         self._source = source
         self._rows = rows
-        self._recorder = recorder
         self._drops = drops
         self._ending = ending
         self._watch = watch
@@ -107,7 +107,8 @@ class Run:
         metrics: Mapping[str, Any],
         step: int | None = None,
         *,
-        rank_prefix: bool = True,
+        rank_zero_only: bool = False,
+        all_ranks: bool = False,
         at: float | None = None,
     ) -> None:
         """Log metric values of one step: one line in the journal, a few microseconds.
@@ -115,179 +116,17 @@ class Run:
         Args:
             metrics: Values by name: floats, ints, bools, scalars of numpy, 0-d tensors.
             step: Whole number; by default the previous step + 1, from 0.
-            rank_prefix: Write ``rank{n}/name`` on ranks other than 0.
+            rank_zero_only: Other ranks write nothing; the step counts all the same.
+            all_ranks: Every rank writes under the same name, instead of ``rank{n}/name``.
             at: When the values were taken, in Unix seconds; by default now.
 
         Raises:
             EventError: A value cannot be taken, and the run was started with ``strict=True``.
         """
-        self._rows.log(metrics, step, rank_prefix=rank_prefix, at=at)
-
-    def params(self, params: Mapping[str, Any], section: str = "General") -> None:
-        """Log parameters: any values; what JSON has no form for becomes its text.
-
-        Args:
-            params: Values by name; also an object with attributes, as ``argparse`` makes.
-            section: Groups them in trackers that show groups.
-        """
-
-        def write() -> None:
-            values = self._recorder.take("params", _attributes(params), plain)
-            folder = f"params/{safe_name(section)}"
-            self._recorder.record_values(
-                "params", values, lambda part: {"section": section, "params": part}, folder
-            )
-
-        self._recorder.attempt("params", write)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Log single values of the whole run; of each name the last one counts."""
-
-        def write() -> None:
-            taken = self._recorder.take("summary", values, wire_number)
-            self._recorder.record_values("summary", taken, lambda part: {"values": part}, "summary")
-
-        self._recorder.attempt("summary", write)
-
-    def tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags; of each name the last one counts."""
-
-        def write() -> None:
-            taken = self._recorder.take("tags", tags, lambda value: str(plain(value)))
-            self._recorder.record_values("tags", taken, lambda part: {"set": part}, "tags")
-
-        self._recorder.attempt("tags", write)
-
-    def image(self, title: str, series: str, image: Any, step: int | None = None) -> None:
-        """Log a picture as it is now.
-
-        Args:
-            title: What it shows, such as ``val``.
-            series: Which one of them, such as ``batch0``.
-            image: A path, encoded bytes, a PIL image, a matplotlib figure, or an array of
-                height x width x (1, 3 or 4): floats from 0 to 1, or whole numbers from 0 to 255.
-            step: Whole number, if it belongs to one.
-        """
-        self._log_media("image", title, series, image, step, media.picture)
-
-    def plot(self, title: str, series: str, figure: Any, step: int | None = None) -> None:
-        """Log a plot as it is now: a figure of matplotlib or plotly, a path, or bytes.
-
-        Args:
-            title: What it shows.
-            series: Which one of them.
-            figure: See above.
-            step: Whole number, if it belongs to one.
-        """
-        self._log_media("plot", title, series, figure, step, media.plot)
-
-    def artifact(
-        self, path: str | os.PathLike[str], name: str | None = None, *, is_frozen: bool = False
-    ) -> None:
-        """Log a file or folder as it is now.
-
-        Args:
-            path: Where it is.
-            name: Its path among the run's artifacts, ``/`` between levels; by default its name.
-            is_frozen: It never changes again, so that it may be linked instead of copied.
-        """
-
-        def write() -> None:
-            where = _artifact_path(name) if name else name_of(path)
-            file = where.rpartition("/")[2]
-            self._record_file("artifact", {"path": where}, path, file, is_frozen=is_frozen)
-
-        self._recorder.attempt(f"artifact {path}", write)
-
-    def checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        epoch: int | None = None,
-        fitness: float | None = None,
-        best: bool = False,
-        final: bool = False,
-    ) -> None:
-        """Log the weights in a file or folder as they are now.
-
-        Args:
-            path: Where they are.
-            epoch: After which epoch.
-            fitness: How good they are; higher is better.
-            best: They are the best so far.
-            final: Training ends with them.
-        """
-
-        def write() -> None:
-            data: dict[str, Any] = {"best": bool(best), "final": bool(final)}
-            if epoch is not None:
-                data["epoch"] = _checked(whole_number, "epoch", epoch)
-            if fitness is not None:
-                data["fitness"] = _checked(wire_number, "fitness", fitness)
-            self._record_file("checkpoint", data, path)
-
-        self._recorder.attempt(f"checkpoint {path}", write)
-
-    def model(
-        self,
-        path: str | os.PathLike[str],
-        name: str,
-        flavor: str = "",
-        signature: Any = None,
-        metrics: Mapping[str, Any] | None = None,
-        registered_name: str | None = None,
-        *,
-        key: str = "",
-        options: Mapping[str, Mapping[str, Any]] | None = None,
-        is_frozen: bool = False,
-    ) -> None:
-        """Log a finished model as it is now.
-
-        Args:
-            path: An MLmodel folder (as ``mlflow.<flavor>.save_model`` writes), or one file.
-            name: Of the model.
-            flavor: Its format; by default ``mlflow`` for an MLmodel folder.
-            signature: Inputs and outputs, as a dict or an object with ``to_dict()``.
-            metrics: How good it is, by name.
-            registered_name: Make a version under this name in the tracker's registry.
-            key: Names the model among the run's: what is logged under the same key again is the
-                same model, to be registered, say, and not another one.
-            options: Per sink, what only that sink understands.
-            is_frozen: It never changes again, so that it may be linked instead of copied.
-        """
-
-        def write() -> None:
-            data: dict[str, Any] = {"name": name, "flavor": flavor}
-            if not flavor and (Path(path) / "MLmodel").is_file():
-                data["flavor"] = "mlflow"
-            if signature is not None:
-                as_dict = getattr(signature, "to_dict", None)
-                data["signature"] = plain(as_dict() if callable(as_dict) else signature)
-            if metrics:
-                data["metrics"] = self._recorder.take("metrics", metrics, wire_number)
-            if registered_name is not None:
-                data["registered_name"] = registered_name
-            if key:
-                data["key"] = key
-            if options:
-                data["options"] = plain(options)
-            self._record_file("model", data, path, is_frozen=is_frozen)
-
-        self._recorder.attempt(f"model {name}", write)
-
-    def phase(self, phase: str, state: str, args: Mapping[str, Any] | None = None) -> None:
-        """Say that a phase began or ended.
-
-        Args:
-            phase: ``train``, ``val``, ``predict`` or ``export``.
-            state: ``started`` or ``ended``.
-            args: What it was started with.
-        """
-
-        def write() -> None:
-            taken = self._recorder.take("args", args or {}, plain)
-            self._recorder.record("phase", {"phase": phase, "state": state, "args": taken})
-
-        self._recorder.attempt(f"phase {phase}", write)
+        if rank_zero_only and self._place.rank:
+            self._rows.skip(step)
+        else:
+            self._rows.log(metrics, step, rank_prefix=not all_ranks, at=at)
 
     def finish(self, status: str = "completed", error: str = "", timeout: float = 10.0) -> bool:
         """End this process's part of the run, and wait until all of it is stored.
@@ -328,58 +167,3 @@ class Run:
         exits.watch_over(self._ending)
         if self._watch is not None:
             self._watch.start(is_lead=self._place.is_lead)
-
-    def _record_file(
-        self,
-        kind: str,
-        data: dict[str, Any],
-        path: str | os.PathLike[str],
-        name: str | None = None,
-        *,
-        is_frozen: bool = False,
-    ) -> None:
-        self._recorder.record_file(
-            kind, data, lambda copies: copies.copy(path, name, is_frozen=is_frozen)
-        )
-
-    def _log_media(
-        self,
-        kind: str,
-        title: str,
-        series: str,
-        value: Any,
-        step: int | None,
-        make: Callable[[object], media.MediaFile],
-    ) -> None:
-        def write() -> None:
-            data: dict[str, Any] = {"title": title, "series": series}
-            if step is not None:
-                data["step"] = _checked(whole_number, "step", step)
-            file = make(value)
-            content = file.content
-            if isinstance(content, Path):
-                self._record_file(kind, data, content)
-            else:
-                name = safe_name(str(series)) + file.suffix
-                self._recorder.record_file(kind, data, lambda copies: copies.write(name, content))
-
-        self._recorder.attempt(f"{kind} {title}/{series}", write)
-
-
-def _checked(convert: Callable[[object], Any], field: str, value: object) -> Any:
-    try:
-        return convert(value)
-    except ValueError as error:
-        raise EventError(field, str(error)) from error
-
-
-def _attributes(value: object) -> object:
-    """What ``argparse`` and its like hold, as a dict; anything else as it is."""
-    return vars(value) if hasattr(value, "__dict__") and not isinstance(value, Mapping) else value
-
-
-def _artifact_path(name: str) -> str:
-    parts = [part for part in str(name).split("/") if part not in {"", "."}]
-    if not parts or ".." in parts:
-        raise EventError("name", f"{name!r} is no path below the run's artifacts")
-    return "/".join(parts)

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bus.errors import ConfigError, EventError
 from bus.kinds import World
 from bus.source import Source, new_incarnation
 from bus.topics import encode_level
+from publishers.counting import process_runs
 from publishers.drops import Drops
 from publishers.ending import Ending
 from publishers.environment import Place, find_place
@@ -71,8 +73,8 @@ def start_run(
     Args:
         project: What the run belongs to; ``TRAINBUS_PROJECT``.
         name: What people call it; ``TRAINBUS_RUN_NAME``, by default the run's id.
-        run_id: Names it for ever; ``TRAINBUS_RUN_ID``, the id torchrun or SLURM gives, or a new
-            one.
+        run_id: Names it for ever; by default ``TRAINBUS_RUN_ID``, the id of the job, or a new one.
+            Of an id that is not given here, the second call in a process takes ``ID~2``, and so on.
         params: As ``run.params(params)``; taken from rank 0 alone.
         tags: Tags to set.
         notes: A description, in Markdown.
@@ -125,9 +127,11 @@ def start_run(
     watch_environ = None
     if is_launching_wanted(environ):
         watch_environ = shipper_environment(environ, used, is_explicit=settings is not None)
-    run = open_run(
-        place, source, used.spool, watch_environ, read_reserve(environ), is_strict=strict
-    )
+    reserve_bytes = read_reserve(environ)
+    # From here on nothing is refused: calls that are do not count.
+    place = process_runs.number(place, used.spool)
+    source = replace(source, run=place.run)
+    run = open_run(place, source, used.spool, watch_environ, reserve_bytes, is_strict=strict)
     run.start(started, params if place.rank == 0 else None)
     return run
 

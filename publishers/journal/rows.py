@@ -109,6 +109,14 @@ class MetricRows:
             reason = f"{type(error).__name__}: {error}"
             self._drops.add("internal", f"a row is lost: {reason}", about=reason)
 
+    def skip(self, step: Any = None) -> None:
+        """Count a row that another rank writes, so that steps nobody names stay the same."""
+        with self._lock:
+            if step is None:
+                self._step += 1
+            elif step.__class__ is int:
+                self._step = step
+
     def reset_after_fork(self) -> None:
         """Make the copy in a forked child usable: another thread may have held the lock."""
         self._lock = RLock()

@@ -12,6 +12,7 @@ from pathlib import Path
 from bus.config import Settings
 from bus.errors import ConfigError, TrainbusError
 from publishers.auto.environ import command_environment, installed_hooks, project_of
+from publishers.claims import forget_claims
 from publishers.environment import Place, find_place
 from publishers.hints import read_hints
 from publishers.launch import (
@@ -100,6 +101,9 @@ def run_command(command: Sequence[str], options: Options) -> Ended:
         note = words_for(ended, kills, time.time(), child.pid)
         folders = journals.leave_notes(note)
         folders += attached.finish(note, signals.is_asked_to_end)
+        own_run = plan.environ.get("TRAINBUS_WRAPPER_RUN_ID")
+        if own_run and "TRAINBUS_WRAPPER_RUN_ID" not in os.environ:
+            forget_claims(plan.settings.spool, own_run)
         if options.is_verbose:
             _say(_describe(journals, attached))
         _see_to_delivery(plan, signals, folders)

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from bus.errors import ConfigError
-from publishers.environment import Hints, find_place
-from publishers.hints import read_hints, siblings_id
+from publishers.environment import Hints, Parent, find_place
 
-HINTS = Hints(host="box", new_run="new", siblings="job-1")
+LAUNCHER, SHELL, DAEMON = 10, 20, 30
+
+
+def parent_of(marker: str, process: int) -> Parent:
+    """A launcher in a shell in a step of SLURM."""
+    if marker == "SLURM_PROCID":
+        return Parent("job-daemon", DAEMON, is_direct=process == SHELL)
+    return Parent("job-1", LAUNCHER, is_direct=True)
+
+
+def task_of(marker: str, process: int) -> Parent:
+    """This process, or its launcher, is a task of a step by itself."""
+    if marker == "SLURM_PROCID":
+        return Parent("job-daemon", DAEMON, is_direct=True)
+    return Parent("job-1", LAUNCHER, is_direct=True)
+
+
+HINTS = Hints(host="box", new_run="new", find_parent=parent_of)
+TASK = Hints(host="box", new_run="new", find_parent=task_of)
 
 TORCHRUN = {
     "RANK": "5",
@@ -86,7 +101,7 @@ def test_torchrun_on_one_machine_takes_the_run_from_its_parent() -> None:
 
 def test_torchrun_within_slurm_is_told_apart_by_the_job() -> None:
     environ = {**TORCHRUN, "SLURM_JOB_ID": "99", "SLURM_STEP_ID": "0"}
-    assert find_place(environ, HINTS, project="p").run == "torchrun-exp7-slurm-99-0"
+    assert find_place(environ, HINTS, project="p").run == "torchrun-exp7~slurm-99-0"
     environ["TORCHELASTIC_RUN_ID"] = "none"
     assert find_place(environ, HINTS, project="p").run == "slurm-99-0"
 
@@ -190,27 +205,3 @@ def test_no_project_is_an_error_that_names_both_ways_out() -> None:
 
 def test_more_nodes_than_ranks_are_not_believed() -> None:
     assert find_place({}, HINTS, project="p", run="r", ranks=2, nodes=5).nodes == 2
-
-
-def test_every_process_gets_a_run_of_its_own_and_siblings_agree() -> None:
-    first, second = read_hints(), read_hints()
-    assert first.new_run != second.new_run
-    assert first.siblings == second.siblings
-    assert first.siblings.startswith("job-")
-
-
-def test_another_parent_is_another_job(tmp_path: Path) -> None:
-    (tmp_path / "sys/kernel/random").mkdir(parents=True)
-    (tmp_path / "sys/kernel/random/boot_id").write_text("boot\n")
-    for parent, start in ((10, 500), (11, 500), (12, 501)):
-        (tmp_path / str(parent)).mkdir()
-        # The name of a program may look like the end of the field.
-        fields = " ".join(["S", *map(str, range(18)), str(start), "0"])
-        (tmp_path / str(parent) / "stat").write_text(f"{parent} (a) b c) {fields}\n")
-    ids = {siblings_id(parent, tmp_path) for parent in (10, 11, 12)}
-    assert len(ids) == 3
-    assert siblings_id(10, tmp_path) in ids
-
-
-def test_without_proc_there_is_no_common_id(tmp_path: Path) -> None:
-    assert siblings_id(1, tmp_path) == ""

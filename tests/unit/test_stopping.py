@@ -69,12 +69,11 @@ def test_what_was_seen_stays_after_the_end_of_the_run(spool: Spool, run: Run) ->
 
 
 def test_a_training_started_again_does_not_see_the_note_of_the_one_before(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
+    spool: Spool,
 ) -> None:
-    monkeypatch.setenv("TRAINBUS_RUN_ID", "r")
-    first = start_run("digits", "mlp")
+    first = start_run("digits", "mlp", run_id="r")
     write_note(spool.sources()[0], NOTICE)
-    second = start_run("digits", "mlp")
+    second = start_run("digits", "mlp", run_id="r")
     assert (first.should_stop, second.should_stop) == (True, False)
 
 
