@@ -223,7 +223,8 @@ def _model(model: LoggedModel, named: dict[str, str], has_times: bool) -> dict[s
             # The archive holds times of its own.
             path: "there" if path == "model.skops" else digest
             for path, digest in _files(model.artifact_location).items()
-            if path != "MLmodel"
+            # MLflow leaves a note in its own store when it loads a registered version.
+            if path not in {"MLmodel", "registered_model_meta"}
         },
     }
 
