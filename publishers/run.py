@@ -74,6 +74,11 @@ class Run(Records):
         return self._place.rank
 
     @property
+    def attempt(self) -> int:
+        """Which try of this rank this is, from 1."""
+        return self._place.attempt
+
+    @property
     def source(self) -> str:
         """The CloudEvents source of what this process publishes."""
         return str(self._source)

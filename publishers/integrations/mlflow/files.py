@@ -65,15 +65,17 @@ def log_files(ledger: Ledger, owner: str, source: Path, path: str) -> None:
             ledger.kept.add(owner, path, source, is_needed=True)
         return
     run = ledger.run(identifier)
-    if not path:
-        # The artifacts of a run have no name as a whole.
-        for child in sorted(source.iterdir()):
-            log_files(ledger, owner, child, child.name)
-        return
+    # The artifacts of a run have no name as a whole.
+    parts = [(source, path)] if path else [(one, one.name) for one in sorted(source.iterdir())]
     with ledger.files_lock:
-        copy = ledger.kept.add(owner, path, source)
-    # What cannot be kept is logged as it is.
-    run.publish(lambda bus: _log_file(bus, copy or source, path, is_frozen=copy is not None))
+        copies = [(ledger.kept.add(owner, name, part), part, name) for part, name in parts]
+
+    def write(bus: BusRun) -> None:
+        for copy, part, name in copies:
+            # What cannot be kept is logged as it is.
+            _log_file(bus, copy or part, name, is_frozen=copy is not None)
+
+    run.publish(write)
 
 
 def _log_file(bus: BusRun, source: Path, path: str, *, is_frozen: bool) -> None:

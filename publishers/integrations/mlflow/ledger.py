@@ -138,7 +138,9 @@ class Ledger:
             raise unknown(f"model {model_id!r}")
         return found
 
-    def start_run(self, facts: RunFacts, tags: Mapping[str, str], attempt: int = 1) -> KnownRun:
+    def start_run(
+        self, facts: RunFacts, tags: Mapping[str, str], attempt: int | None = 1
+    ) -> KnownRun:
         """Begin a run on the bus.
 
         Args:
@@ -149,7 +151,11 @@ class Ledger:
         Raises:
             MlflowException: The settings of the bus are wrong; the message names the variable.
         """
-        facts.run_id = facts.run_id or self._new_run_id(tags)
+        if not facts.run_id:
+            named = self._named_run_id(tags)
+            facts.run_id = named or uuid.uuid4().hex
+            # A job that is started again says so itself.
+            attempt = None if named else attempt
         project = self._project(self.experiment(facts.experiment).name)
         outside = {key: text for key, text in tags.items() if key not in _FIELDS}
         start = partial(
@@ -209,15 +215,13 @@ class Ledger:
             return self._environ.get("TRAINBUS_PROJECT") or experiment
         return experiment
 
-    def _new_run_id(self, tags: Mapping[str, str]) -> str:
-        """The run that the surroundings name, once and for a run of its own; else a new one."""
+    def _named_run_id(self, tags: Mapping[str, str]) -> str:
+        """The run that the surroundings name, for the first run of the process; else nothing."""
         named = self._environ.get("TRAINBUS_RUN_ID", "")
         is_first = not self.runs and PARENT_TAG not in tags
         rank = self._environ.get("RANK") or self._environ.get("SLURM_PROCID") or "0"
         is_lead = rank == "0"
-        if is_first and is_lead and names.is_run_id(named):
-            return named
-        return uuid.uuid4().hex
+        return named if is_first and is_lead and names.is_run_id(named) else ""
 
     def _adopt(self, run_id: str) -> KnownRun:
         identifier = self._environ.get("MLFLOW_EXPERIMENT_ID", names.DEFAULT_ID)

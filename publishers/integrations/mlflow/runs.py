@@ -72,9 +72,9 @@ class KnownRun:
     def __init__(
         self,
         facts: RunFacts,
-        start: Callable[[int], BusRun],
+        start: Callable[[int | None], BusRun],
         on_end: Callable[[BusRun], None],
-        attempt: int = 1,
+        attempt: int | None = 1,
     ) -> None:
         """Begin the run on the bus.
 
@@ -82,7 +82,7 @@ class KnownRun:
             facts: Who it is.
             start: Begins an attempt of it on the bus, by its number.
             on_end: Told of every attempt that has ended, and may not be stored yet.
-            attempt: The first attempt's number.
+            attempt: The first attempt's number; None for what the surroundings say.
 
         Raises:
             ConfigError: The settings of the bus are wrong.
@@ -90,7 +90,6 @@ class KnownRun:
         self.facts = facts
         self._start = start
         self._on_end = on_end
-        self._attempt = attempt
         self._lock = threading.RLock()
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {NAME_TAG: facts.name}
@@ -267,8 +266,7 @@ class KnownRun:
         )
 
     def _reopen(self) -> None:
-        self._attempt += 1
-        self._bus = self._start(self._attempt)
+        self._bus = self._start(self._bus.attempt + 1)
         self._is_open = True
 
     def _close(self) -> None:
