@@ -135,8 +135,8 @@ def make_plan(environ: Mapping[str, str], options: Options, folder: str) -> Plan
         )
     run, own_run = options.run_id or environ.get("TRAINBUS_RUN_ID"), None
     if place is not None and not run:
-        if place.ranks > 1:
-            # What started us has many children; ours have us for their parent.
+        if place.ranks > 1 or place.origin == "job":
+            # What started us names the job; what we start has us for its parent.
             run = place.run
         else:
             own_run = place.run

@@ -296,6 +296,17 @@ def test_ranks_that_a_launcher_starts_share_the_run(environ: dict[str, str], spo
     assert len({header["wrapper"] for header in headers}) == 1
 
 
+def test_each_training_of_a_script_is_a_run_of_its_own(
+    environ: dict[str, str], spool: Spool
+) -> None:
+    train = "import publishers\nfor n in 1, 2: publishers.start_run().finish(timeout=0)"
+    script = "".join(f'{sys.executable} -c "{train}"; ' for _ in range(2))
+    assert call(environ, "-p", "digits", "--", "bash", "-c", script).returncode == 0
+    runs = sorted(spool.payloads(source)[0]["run"] for source in spool.sources())
+    assert runs == [runs[0], f"{runs[0]}~2", f"{runs[0]}~3", f"{runs[0]}~4"]
+    assert list((spool.folder / "claims").iterdir()) == []
+
+
 def children_of(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(child) for child in text.split()]
