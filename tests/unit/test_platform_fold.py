@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from bus.kinds import (
 )
 from subscribers.hub.platform.calls import Call
 from subscribers.hub.platform.fold import Fold
-from subscribers.hub.platform.held import Held
+from subscribers.hub.platform.held import Held, to_fields
 from tests.fixtures.feed import START, Feed
 
 BLOB = Blob("best.pt", 3, "0" * 64)
@@ -321,3 +322,12 @@ def test_however_a_run_is_cut_into_batches_platform_learns_the_same(cuts: set[in
 
 
 TOLD = [(c.key, c.data) for c in fold(Held(), *WHOLE) if c.event != "checkpoint_saved"]
+
+
+def test_what_no_number_of_an_epoch_can_be_is_left_out_and_the_rest_is_not() -> None:
+    held, feed = Held(), Feed("r1", "digits")
+    first = params(feed, epochs=10**30, lr=0.1)
+    calls = fold(held, feed.started(), first, checkpoint(feed, 10**30), row(feed, 0, loss=1.0))
+    assert names(calls) == ["training_started", "checkpoint_saved"]
+    assert "epochs" not in calls[0].data
+    assert orjson.loads(orjson.dumps(to_fields(held)))["epochs"]["pending"]["number"] == 0

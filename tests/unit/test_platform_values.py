@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from bus.errors import PermanentSinkError
 from bus.kinds import Metrics, NonFinite, Number, Table
 from subscribers.hub.platform.names import model_name, project_name
 from subscribers.hub.platform.rows import read_rows
@@ -92,7 +93,20 @@ def test_rows_of_several_tables_come_in_the_order_in_which_they_were_logged() ->
     ]
 
 
-@pytest.mark.parametrize("epoch", [0.5, -1, NonFinite.NAN])
+def test_whole_numbers_beyond_64_bits_are_written_as_json_can_hold_them() -> None:
+    assert [finite(n) for n in (2**64 - 1, -(2**63))] == [2**64 - 1, -(2**63)]
+    assert [finite(n) for n in (2**64, -(2**70))] == [2.0**64, -(2.0**70)]
+    assert finite(10**400) is None
+    assert json_value({"a": [10**400, True, 2**64]}) == {"a": [None, True, 2.0**64]}
+
+
+@pytest.mark.parametrize("step", [2**64, -(10**400)])
+def test_a_step_beyond_64_bits_is_refused_for_good(step: int) -> None:
+    with pytest.raises(PermanentSinkError, match="64 bits"):
+        list(read_rows(Metrics([Table(["loss"], [[10**400, step, 1.0]])])))
+
+
+@pytest.mark.parametrize("epoch", [0.5, -1, NonFinite.NAN, 1e308, 2**70])
 def test_an_epoch_that_is_no_count_names_nothing(epoch: float) -> None:
     (row,) = read_rows(Metrics([Table(["loss", "epoch"], [[0.0, 3, 1.0, epoch]])]))
     assert (row.named, row.number) == (None, 3)

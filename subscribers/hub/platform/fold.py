@@ -43,7 +43,7 @@ from subscribers.hub.platform import bodies
 from subscribers.hub.platform.calls import Call, Id, epoch_key, event_key
 from subscribers.hub.platform.epochs import Epoch
 from subscribers.hub.platform.held import Curve, Held, Start
-from subscribers.hub.platform.rows import read_rows, take_model_info
+from subscribers.hub.platform.rows import MAX_EPOCH, read_rows, take_model_info
 from subscribers.hub.platform.values import finite, system_of
 
 __all__ = ["KINDS", "Fold", "is_model"]
@@ -164,7 +164,7 @@ class Fold:
         prefix = "" if data.section == _GENERAL else f"{data.section}/"
         start.args.update({f"{prefix}{name}": str(value) for name, value in data.params.items()})
         epochs, device = data.params.get("epochs"), data.params.get("device")
-        if type(epochs) is int and epochs >= 0:
+        if type(epochs) is int and 0 <= epochs <= MAX_EPOCH:
             start.epochs = epochs
         if device is not None:
             start.device = str(device)
@@ -191,7 +191,7 @@ class Fold:
     def _checkpoint(self, event: Event) -> None:
         data = _data(event, Checkpoint)
         fitness = None if data.fitness is None else finite(data.fitness)
-        if data.epoch is not None:
+        if data.epoch is not None and abs(data.epoch) <= MAX_EPOCH:
             self._touch(data.epoch)
             self._send(self._held.epochs.checkpoint(data.epoch, fitness))
         if data.is_final:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
+from bus.errors import PermanentSinkError
 from bus.kinds import Metrics, Number, Table
 from subscribers.hub.platform.values import Value, finite, is_of_other_rank
 
-__all__ = ["Row", "read_rows", "take_model_info"]
+__all__ = ["MAX_EPOCH", "Row", "read_rows", "take_model_info"]
+
+MAX_EPOCH = 2**63
+"""No step or epoch lies further from 0: more is no count, and does not fit into JSON."""
 
 _EPOCH = "epoch"
 _FITNESS = "fitness"
@@ -56,9 +61,12 @@ def read_rows(data: Metrics) -> Iterator[Row]:
     """The rows that hold something for Platform, in the order in which they were logged.
 
     An event has a table for each set of keys, and may hold several epochs.
+
+    Raises:
+        PermanentSinkError: A step is beyond 64 bits.
     """
     rows = [(table, values) for table in data.tables for values in table.rows]
-    rows.sort(key=lambda pair: float(pair[1][0]))
+    rows.sort(key=lambda pair: cast("float", pair[1][0]))
     for table, values in rows:
         row = _read(table, values)
         if row.metrics or row.fitness is not None or row.best is not None or row.model_info:
@@ -80,6 +88,13 @@ def _read(table: Table, values: list[Number]) -> Row:
     model_info = take_model_info(metrics)
     if _FIRST_LR in metrics and _LR not in metrics:
         metrics[_LR] = metrics.pop(_FIRST_LR)
-    is_epoch = named is not None and named >= 0 and named == int(named)
+    is_epoch = named is not None and 0 <= named <= MAX_EPOCH and named == int(named)
     number = int(named) if named is not None and is_epoch else None
-    return Row(number, int(values[1]), metrics, fitness, best, model_info)
+    return Row(number, _step(values), metrics, fitness, best, model_info)
+
+
+def _step(values: list[Number]) -> int:
+    step = int(values[1])
+    if abs(step) > MAX_EPOCH:
+        raise PermanentSinkError("a step is beyond 64 bits")
+    return step

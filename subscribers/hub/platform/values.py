@@ -18,6 +18,9 @@ __all__ = ["Value", "finite", "is_of_other_rank", "json_value", "system_of"]
 Value = int | float | None
 """A number on this wire."""
 
+_LOWEST_INT, _HIGHEST_INT = -(2**63), 2**64 - 1
+"""What orjson writes as whole numbers."""
+
 _OTHER_RANK = re.compile(r"rank\d+/")
 _GPU = re.compile(r"gpus?\.(\d+)\.(.+)")
 
@@ -42,9 +45,14 @@ _DISK = ("disk.used_gb", "disk.total_gb")
 
 
 def finite(value: Number) -> Value:
-    """A number, or null when it is not finite."""
+    """A number, or null when it is not finite; a whole one beyond 64 bits as a float."""
     if isinstance(value, NonFinite):
         return None
+    if isinstance(value, int) and not _LOWEST_INT <= value <= _HIGHEST_INT:
+        try:
+            return float(value)
+        except OverflowError:
+            return None
     return value if math.isfinite(value) else None
 
 
@@ -54,7 +62,7 @@ def json_value(value: Any) -> Any:
         return {str(key): json_value(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [json_value(one) for one in value]
-    return finite(value) if isinstance(value, float) else value
+    return finite(value) if isinstance(value, int | float) else value
 
 
 def is_of_other_rank(name: str) -> bool:
