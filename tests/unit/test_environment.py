@@ -205,3 +205,146 @@ def test_no_project_is_an_error_that_names_both_ways_out() -> None:
 
 def test_more_nodes_than_ranks_are_not_believed() -> None:
     assert find_place({}, HINTS, project="p", run="r", ranks=2, nodes=5).nodes == 2
+
+
+def test_two_clusters_count_their_jobs_alike_and_are_told_apart() -> None:
+    runs = {
+        find_place({**SRUN, **cluster}, HINTS, project="p").run
+        for cluster in ({}, {"SLURM_CLUSTER_NAME": "a"}, {"SLURM_CLUSTER_NAME": "b"})
+    }
+    assert runs == {"slurm-99-0", "slurm-a-99-0", "slurm-b-99-0"}
+
+
+def test_parts_of_a_heterogeneous_job_have_no_id_in_common() -> None:
+    with pytest.raises(ConfigError, match="set TRAINBUS_RUN_ID"):
+        find_place({**SRUN, "SLURM_HET_SIZE": "2"}, HINTS, project="p")
+
+
+ONE_TASK = {**SRUN, "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_NNODES": "1"}
+ONE_NODE = {**TORCHRUN, "LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none"}
+STEP = {"SLURM_JOB_ID": "99", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+
+
+def test_a_task_of_a_step_continues_its_run_after_a_requeue() -> None:
+    place = find_place({**ONE_TASK, "SLURM_RESTART_COUNT": "1"}, TASK, project="p")
+    assert (place.run, place.attempt) == ("slurm-99-0", 2)
+    torchrun = find_place({**ONE_NODE, **STEP}, TASK, project="p")
+    assert torchrun.run == "slurm-99-0"
+
+
+def test_what_the_shell_of_a_step_starts_is_one_run_each() -> None:
+    in_shell = HINTS._replace(find_parent=lambda *_: Parent("job-1", LAUNCHER))
+    assert find_place(ONE_TASK, in_shell, project="p").run == "new"
+    assert find_place({**ONE_NODE, **STEP}, HINTS, project="p").run == "job-1"
+
+
+def test_a_rendezvous_id_of_its_own_names_the_run_on_one_machine_too() -> None:
+    environ = {**ONE_NODE, "TORCHELASTIC_RUN_ID": "exp7"}
+    assert find_place(environ, HINTS, project="p").run == "torchrun-exp7"
+    shrunk = {**environ, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    assert find_place(shrunk, HINTS, project="p").run == "torchrun-exp7"
+
+
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+}
+KEY = {"OMPI_MCA_orte_precondition_transports": "0b679e7fc69b77e3-d2df51642992b756"}
+HYDRA = {
+    "PMI_RANK": "3",
+    "PMI_SIZE": "4",
+    "MPI_LOCALRANKID": "1",
+    "MPI_LOCALNRANKS": "2",
+}
+
+
+@pytest.mark.parametrize("environ", [OPEN_MPI, HYDRA])
+def test_mpi_gives_rank_world_nodes_and_local_rank(environ: dict[str, str]) -> None:
+    place = find_place({**SRUN, **environ}, HINTS, project="p", run="r")
+    assert (place.rank, place.ranks, place.nodes, place.local_rank) == (3, 4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("environ", "local", "advice"),
+    [
+        (OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE", "mpirun -x TRAINBUS_RUN_ID"),
+        (HYDRA, "MPI_LOCALNRANKS", "mpiexec -genv TRAINBUS_RUN_ID"),
+    ],
+)
+def test_mpi_on_one_machine_is_one_run_and_on_several_says_how_to_name_it(
+    environ: dict[str, str], local: str, advice: str
+) -> None:
+    assert find_place({**environ, local: "4"}, HINTS, project="p").run == "job-1"
+    with pytest.raises(ConfigError, match=advice):
+        find_place(environ, HINTS, project="p")
+
+
+def test_the_key_of_an_mpirun_names_its_run_on_all_nodes() -> None:
+    first = find_place({**OPEN_MPI, **KEY}, HINTS, project="p").run
+    # mpirun starts the ranks on other nodes by a step of its own.
+    remote = {**OPEN_MPI, **KEY, "OMPI_COMM_WORLD_RANK": "0", **STEP}
+    assert find_place(remote, HINTS, project="p").run == first
+    assert first.startswith("mpi-")
+    assert KEY["OMPI_MCA_orte_precondition_transports"][:8] not in first
+
+
+def test_pmi_within_a_step_leaves_it_to_slurm() -> None:
+    environ = {**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}
+    assert find_place(environ, HINTS, project="p").run == "slurm-99-0"
+
+
+def test_a_pod_of_an_indexed_job_is_a_rank_where_the_world_is_known() -> None:
+    pod = {"JOB_COMPLETION_INDEX": "2"}
+    assert find_place(pod, HINTS, project="p").run == "new"
+    with pytest.raises(ConfigError, match="controller-uid"):
+        find_place({**pod, "WORLD_SIZE": "3"}, HINTS, project="p")
+    named = {**pod, "WORLD_SIZE": "3", "TRAINBUS_RUN_ID": "uid"}
+    place = find_place(named, HINTS, project="p")
+    assert (place.run, place.rank, place.ranks, place.nodes) == ("uid", 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("environ", "rank"),
+    [
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, 1),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 3),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "NUM_NODES": "2"}, 2),
+    ],
+)
+def test_node_and_local_rank_make_a_rank(environ: dict[str, str], rank: int) -> None:
+    place = find_place(environ, HINTS, project="p", run="r")
+    assert (place.rank, place.ranks) == (rank, 4)
+
+
+def test_a_rank_that_cannot_be_told_is_an_error_unless_it_is_given() -> None:
+    environ = {"NODE_RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}
+    with pytest.raises(ConfigError, match=r"NODE_RANK=1 .* TRAINBUS_RANK"):
+        find_place(environ, HINTS, project="p", run="r")
+    assert find_place(environ, HINTS, project="p", run="r", rank=2).rank == 2
+
+
+def test_processes_that_a_long_living_program_starts_need_a_name() -> None:
+    environ = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with pytest.raises(ConfigError, match="set TRAINBUS_RUN_ID"):
+        find_place(environ, HINTS, project="p")
+    assert find_place({**environ, "CROSS_RANK": "0"}, HINTS, project="p").run == "job-1"
+
+
+def test_rank_0_that_publishes_alone_publishes_to_the_run_of_the_job() -> None:
+    lead = {**TORCHRUN, "RANK": "0"}
+    assert find_place(lead, HINTS, project="p", rank=0, ranks=1).run == "torchrun-exp7"
+    assert find_place(TORCHRUN, HINTS, project="p", rank=0, ranks=1).run == "new"
+
+
+def test_the_wrappers_run_is_that_of_one_machine_alone() -> None:
+    wrapped = {"TRAINBUS_WRAPPER_RUN_ID": "w"}
+    alone = find_place(wrapped, HINTS, project="p")
+    assert (alone.run, alone.origin, alone.claimant) == ("w", "wrapper", "")
+    assert find_place({**wrapped, "TRAINBUS_RUN_ID": "mine"}, HINTS, project="p").run == "mine"
+    together = find_place({**wrapped, **ONE_NODE}, HINTS, project="p")
+    assert (together.run, together.claimant) == ("w", "job-1")
+    assert find_place({**wrapped, **TORCHRUN}, HINTS, project="p").run == "torchrun-exp7"
+    with pytest.raises(ConfigError, match="--rdzv-id"):
+        find_place({**wrapped, **TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, HINTS, project="p")
