@@ -50,13 +50,20 @@ class _Copy(NamedTuple):
 class Kept:
     """The copies of one process. Not thread-safe, but for reading what is listed."""
 
-    def __init__(self, spool: Path, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        budget_bytes: int = DEFAULT_BUDGET_BYTES,
+        reserve_bytes: int | None = None,
+    ) -> None:
         """Begin without touching the disk.
 
         Args:
             spool: The spool of this process's runs.
             budget_bytes: What the copies may take; 0 keeps none.
+            reserve_bytes: See :class:`publishers.snapshot.Snapshots`.
         """
+        self._reserve = reserve_bytes
         self._root = spool / "kept"
         self._budget = budget_bytes
         self._at = self._root / f"{os.getpid()}-{os.urandom(4).hex()}"
@@ -179,7 +186,11 @@ class Kept:
         (self._at / BLOBS_NAME).mkdir(parents=True)
         self._lock_fd = os.open(self._at / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._snapshots = Snapshots(self._at, lambda cause, text: logger.warning("%s", text))
+        self._snapshots = Snapshots(
+            self._at,
+            lambda cause, text: logger.warning("%s", text),
+            reserve_bytes=self._reserve,
+        )
         return self._snapshots
 
     def _sweep(self) -> None:

@@ -26,6 +26,7 @@ from publishers.integrations.mlflow.models import KnownModel
 from publishers.integrations.mlflow.runs import PARENT_TAG, KnownRun, RunFacts
 from publishers.integrations.mlflow.unsupported import invalid, unknown
 from publishers.run import Run as BusRun
+from publishers.snapshot import read_reserve
 from publishers.start import start_run
 
 __all__ = ["KnownExperiment", "Ledger", "current"]
@@ -72,9 +73,10 @@ class Ledger:
         self.runs: dict[str, KnownRun] = {}
         self.models: dict[str, KnownModel] = {}
         self.registered: dict[str, list[ModelVersion]] = {}
-        self._spool = Settings.from_environment(self._environ).spool
-        self._budget = _read_budget(self._environ)
-        self.kept = Kept(self._spool, self._budget)
+        spool = Settings.from_environment(self._environ).spool
+        budget, reserve = _read_budget(self._environ), read_reserve(self._environ)
+        self._make_kept = partial(Kept, spool, budget, reserve)
+        self.kept = self._make_kept()
         self._ended: list[BusRun] = []
         # ``mlflow run`` and the like: the run was made by the process that started this one.
         self._handed_on = self._environ.get("MLFLOW_RUN_ID", "")
@@ -202,7 +204,7 @@ class Ledger:
         self.files_lock = threading.RLock()
         self._ended = []
         self._handed_on = ""
-        self.kept = Kept(self._spool, self._budget)
+        self.kept = self._make_kept()
         for run in self.runs.values():
             run.reset_after_fork()
 
