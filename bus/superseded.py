@@ -2,9 +2,10 @@
 
 A checkpoint is superseded when a later one of the same series that is known takes its place. A
 series is one source and one file name, or names that differ in digits only and a later epoch (so
-that ``shard-2.pt`` does not take the place of ``shard-1.pt``). Any later one takes the place of one
-that is not the best; only a later best takes that of a best; and nothing that of a final one. So
-the best so far is never the one that is left out.
+that ``shard-2.pt`` does not take the place of ``shard-1.pt``). A final one takes the place of
+those of all series: ``best.pt`` at the end that of ``last.pt`` on the way. Any later one takes the
+place of one that is not the best; only a later best takes that of a best; and nothing that of a
+final one. So the best so far is never the one that is left out.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ def superseded(waiting: Iterable[Item], others: Iterable[Item] = ()) -> frozense
         return frozenset()
     known = {(item.source, item.number): item for item in others} | mine
     later: dict[tuple[str, str], list[Checkpoint]] = {}
+    finals: dict[str, list[Checkpoint]] = {}
     found: set[Id] = set()
     for key in sorted(known, key=lambda key: key[1], reverse=True):
         checkpoint = _read(known[key])
         if checkpoint is None:
             continue
         series = later.setdefault((key[0], _DIGITS.sub("#", checkpoint.blob.name)), [])
-        if key in mine and any(_replaces(one, checkpoint) for one in series):
+        ends = finals.setdefault(key[0], [])
+        if key in mine and any(_replaces(one, checkpoint) for one in [*series, *ends]):
             found.add(key)
-        series.append(checkpoint)
+        (ends if checkpoint.is_final else series).append(checkpoint)
     return frozenset(found)
 
 
@@ -66,6 +69,6 @@ def _read(item: Item) -> Checkpoint | None:
 def _replaces(later: Checkpoint, earlier: Checkpoint) -> bool:
     if earlier.is_final or (earlier.is_best and not later.is_best):
         return False
-    if later.blob.name == earlier.blob.name:
+    if later.is_final or later.blob.name == earlier.blob.name:
         return True
     return later.epoch is not None and earlier.epoch is not None and later.epoch > earlier.epoch

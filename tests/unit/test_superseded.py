@@ -55,6 +55,13 @@ def test_a_final_one_is_never_left_out_but_may_take_a_place() -> None:
     assert left_out(best, final, best_at_last, checkpoint(7, best=True)) == [2]
 
 
+def test_a_final_one_takes_the_place_of_other_names_too() -> None:
+    on_the_way = [checkpoint(1, "last.pt", best=True), checkpoint(2, "last.pt")]
+    assert left_out(*on_the_way, checkpoint(3, "best.pt", best=True, final=True)) == [1, 2]
+    assert left_out(*on_the_way, checkpoint(3, "best.pt", final=True)) == [2]
+    assert left_out(checkpoint(1), checkpoint(2, "b.pt", final=True, source=OTHER)) == []
+
+
 def test_a_checkpoint_that_cannot_be_read_neither_goes_nor_takes_a_place() -> None:
     broken = Item(SOURCE, 2, "checkpoint", b"{}", None, 0.0)
     assert left_out(checkpoint(1), broken) == []
