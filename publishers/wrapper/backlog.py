@@ -48,8 +48,8 @@ class Backlog:
 
     @property
     def is_full(self) -> bool:
-        """More lines would be dropped."""
-        return self._bytes >= MAX_WAITING_BYTES
+        """More than half of the room is taken."""
+        return self._bytes > MAX_WAITING_BYTES // 2
 
     def add_lines(self, lines: list[str]) -> None:
         """Take lines, in their order."""
