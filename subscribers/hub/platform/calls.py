@@ -11,7 +11,10 @@ import orjson
 from bus.events import Event
 from subscribers.hub.platform.held import Curve
 
-__all__ = ["Call", "Id", "epoch_key", "event_key"]
+__all__ = ["Call", "Id", "checkpoint_key", "epoch_key", "event_key"]
+
+_CHECKPOINT = "checkpoint"
+"""Platform holds one file as the model of a run."""
 
 Id = tuple[str, int]
 """Source and id of an event."""
@@ -38,11 +41,24 @@ class Call:
     checkpoint: Event | None = None
     curves: list[Curve] = field(default_factory=list)
 
+    @property
+    def place(self) -> str:
+        """Begins the keys of what a later request puts another in the place of."""
+        if self.checkpoint is not None:
+            return _CHECKPOINT
+        is_replacing = self.event in {"epoch_end", "training_complete", "training_failed"}
+        return self.key.rpartition(":")[0] if is_replacing else self.key
+
 
 def event_key(event: Event) -> str:
     """The key of a request that one event asks for."""
     # The name of a source is long, and the keys of a whole batch are kept.
     return f"{_digest(event.source.encode())}:{event.id}"
+
+
+def checkpoint_key(event: Event) -> str:
+    """The key of telling of a checkpoint."""
+    return f"{_CHECKPOINT}:{event_key(event)}"
 
 
 def epoch_key(attempt: int, number: int, data: dict[str, Any]) -> str:

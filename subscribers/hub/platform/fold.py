@@ -40,7 +40,7 @@ from bus.kinds import (
 from bus.lifecycle import RunLife
 from bus.source import Source
 from subscribers.hub.platform import bodies
-from subscribers.hub.platform.calls import Call, Id, epoch_key, event_key
+from subscribers.hub.platform.calls import Call, Id, checkpoint_key, epoch_key, event_key
 from subscribers.hub.platform.epochs import Epoch
 from subscribers.hub.platform.held import Curve, Held, Start
 from subscribers.hub.platform.rows import MAX_EPOCH, read_rows, take_model_info
@@ -197,7 +197,7 @@ class Fold:
         if data.is_final:
             self._send(self._held.epochs.close())
         self._leave_out(data)
-        self._call("checkpoint_saved", event_key(event), {}, checkpoint=event)
+        self._call("checkpoint_saved", checkpoint_key(event), {}, checkpoint=event)
 
     def _leave_out(self, later: Checkpoint) -> None:
         """A checkpoint follows: earlier ones of the batch need not be uploaded any more."""

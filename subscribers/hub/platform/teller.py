@@ -154,7 +154,7 @@ class Teller:
             state.told.refused += 1
             logger.error("hub: run %s: left out, and not sent again: %s", state.run.run, error)
         if is_told:
-            state.told.note_done(call.key)
+            state.told.note_done(call.key, call.place)
         return is_told
 
     async def _start(self, state: RunState, held: Held, call: Call) -> None:
