@@ -20,7 +20,8 @@ Where things go:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -44,13 +45,16 @@ from subscribers.clearml.options import RunOptions
 from subscribers.clearml.params import Param, params_of
 from subscribers.clearml.points import POINT_KINDS, as_float
 
-__all__ = ["KINDS", "OutputModel", "Picture", "Plan", "plan", "tag_text"]
+__all__ = ["KINDS", "OutputModel", "Picture", "Plan", "plan", "reason_of", "tag_text"]
 
 _MAX_TEXT = 10_000
 """Characters of an error or note that are kept: a page shows it whole."""
 
 _DATA_SUFFIX = ".json"
 """Of a plot that is data, for trackers that draw it themselves; its picture comes beside it."""
+
+_ERROR = "error"
+_ERROR_OF = re.compile(re.escape(own_property(_ERROR)) + r"(?:\.rank(\d+))?")
 
 _D = TypeVar("_D", bound=KindData)
 
@@ -92,7 +96,7 @@ class Plan:
     Attributes:
         points: The events that hold scalars, in order.
         params: Hyperparameters by section and name; the last word counts.
-        properties: The sink's own user properties by their full name.
+        properties: The sink's own user properties by their full name; an empty one says no more.
         tags: Per name on the bus the tag to show.
         pictures: Debug samples and plots, in order.
         artifacts: Events of files and folders.
@@ -101,7 +105,6 @@ class Plan:
         parent: Run id, on the bus, of the run this one is nested in.
         options: What the run says about ClearML; None when this batch does not say.
         framework: Of the run; None when this batch does not say.
-        errors: Why ranks failed, in words.
         reports: What the batch says about ranks, to be applied to a RunLife.
         first_seconds: The earliest time of an event; None for an empty batch.
     """
@@ -120,7 +123,6 @@ class Plan:
     parent: str | None = None
     options: RunOptions | None = None
     framework: str | None = None
-    errors: list[str] = field(default_factory=list)
     reports: list[Callable[[RunLife], None]] = field(default_factory=list)
     first_seconds: float | None = None
 
@@ -152,6 +154,13 @@ def plan(events: Sequence[Event]) -> Plan:
     return result
 
 
+def reason_of(properties: Mapping[str, str]) -> str:
+    """Why ranks failed, in words and in their order, as the sink's user properties say."""
+    errors = ((_ERROR_OF.fullmatch(name), text) for name, text in properties.items() if text)
+    found = sorted((int(match[1] or 0), text) for match, text in errors if match)
+    return "; ".join(dict.fromkeys(text for _, text in found))
+
+
 def tag_text(name: str, value: str) -> str:
     """A tag of the bus, which has a name and a value, as a tag of ClearML, which is one text."""
     text = (name if value in {"", "true", "True"} else f"{name}:{value}").replace("\0", "-").strip()
@@ -165,6 +174,8 @@ def _run_started(result: Plan, event: Event) -> None:
         _loss(result, data, event.time)
         return
     result.reports.append(lambda life: life.start(data.rank, data.attempt, data.world.ranks))
+    # An error of an earlier attempt says nothing about this one.
+    result.properties[own_property(_ERROR + _of_rank(data.rank))] = ""
     result.tags |= {name: tag_text(name, value) for name, value in data.tags.items()}
     if data.config:
         text = json.dumps(data.config, ensure_ascii=False, indent=2, default=str)
@@ -251,9 +262,7 @@ def _console(result: Plan, event: Event) -> None:
 def _run_finished(result: Plan, event: Event) -> None:
     data = _data(event, RunFinished)
     rank = _of_rank(data.rank)
-    result.set_property(f"error{rank}", data.error)
-    if data.error:
-        result.errors.append(data.error[:_MAX_TEXT])
+    result.set_property(f"{_ERROR}{rank}", data.error)
     if data.loss:
         _loss(result, data, event.time)
         return

@@ -31,7 +31,7 @@ from subscribers.clearml.api import Api
 from subscribers.clearml.errors import AnswerError
 from subscribers.clearml.events import console_events, scalar_events, send
 from subscribers.clearml.names import own_property
-from subscribers.clearml.plan import Plan
+from subscribers.clearml.plan import Plan, reason_of
 from subscribers.clearml.points import NonFiniteNotes
 from subscribers.clearml.tasks import TaskState
 from subscribers.marks import marks_to_texts, split_text
@@ -40,7 +40,6 @@ __all__ = ["begin", "describe", "explained", "finish", "refuse_locked", "send_ev
 
 _BAD_REQUEST = 400
 _PARENT = own_property("parent")
-_ERROR = own_property("error")
 
 
 def begin(api: Api, state: TaskState, planned: Plan) -> None:
@@ -131,7 +130,7 @@ def finish(api: Api, state: TaskState, planned: Plan, notes: NonFiniteNotes, mar
     outcome = life.outcome()
     with explained(api, state):
         if outcome is not None and (planned.reports or state.status == "in_progress"):
-            reason = "; ".join(planned.errors) or state.properties.get(_ERROR, "")
+            reason = reason_of(state.properties | planned.properties)
             tasks.end(api, state, outcome, reason)
         tasks.set_properties(api, state, _remembered(state, planned, notes, marks, life))
     state.life = life
@@ -140,7 +139,9 @@ def finish(api: Api, state: TaskState, planned: Plan, notes: NonFiniteNotes, mar
 def _remembered(
     state: TaskState, planned: Plan, notes: NonFiniteNotes, marks: Marks, life: RunLife
 ) -> dict[str, str]:
-    texts = {**planned.properties, **marks_to_texts(marks)}
+    said = planned.properties.items()
+    texts = {name: text for name, text in said if text or state.properties.get(name)}
+    texts |= marks_to_texts(marks)
     if notes.text:
         texts[tasks.NON_FINITE] = notes.text
     if planned.reports:

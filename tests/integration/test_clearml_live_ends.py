@@ -50,6 +50,26 @@ async def test_a_run_ends_as_its_ranks_do(
     assert properties["trainbus.error.rank1"] == "out of memory"
 
 
+async def test_the_reason_is_that_of_all_ranks_and_of_their_last_attempt(
+    sink: LiveSink, clearml_server: ClearmlServer
+) -> None:
+    ranks = [Feed("reasons", "digits", rank) for rank in range(2)]
+    batches = [[feed.started(ranks=2) for feed in ranks]]
+    batches += [[ranks[1].finished("failed", error="out of memory")]]
+    batches += [[ranks[0].finished("failed", error="no peer")]]
+    for number in range(1, 4):
+        await sink.write(ranks[0].ref, batches[number - 1], marks_of(*batches[:number]))
+    task = task_of(clearml_server, ranks[0].ref)
+    assert (task["status"], task["status_reason"]) == ("failed", "no peer; out of memory")
+
+    again = [Feed("reasons", "digits", rank, attempt=2) for rank in range(2)]
+    batches += [[feed.started(ranks=2) for feed in again], [feed.finished() for feed in again]]
+    for number in range(4, 6):
+        await sink.write(ranks[0].ref, batches[number - 1], marks_of(*batches[:number]))
+    task = task_of(clearml_server, ranks[0].ref)
+    assert (task["status"], task["status_reason"]) == ("completed", "")
+
+
 async def test_late_events_of_a_completed_run_are_written_and_it_stays_completed(
     sink: LiveSink, clearml_server: ClearmlServer, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from bus.kinds import Blob, Checkpoint, Git, Model, Params, RunFinished, RunStar
 from bus.lifecycle import RunLife
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.params import Param, params_of
-from subscribers.clearml.plan import KINDS, Plan, plan, tag_text
+from subscribers.clearml.plan import KINDS, Plan, plan, reason_of, tag_text
 from tests.fixtures.events import EXAMPLES, example, whole_events
 
 BLOB = Blob("best.pt", 3, "0" * 64)
@@ -64,6 +64,7 @@ def test_a_start_describes_the_task() -> None:
         "trainbus.world": "nodes=2 ranks=4",
         "trainbus.git.dirty": "true",
         "trainbus.parent": "p",
+        "trainbus.error": "",
     }
     assert result.is_editing
 
@@ -212,7 +213,7 @@ def test_ends_are_reported_with_their_errors() -> None:
     outcome = life.outcome()
     assert outcome is not None
     assert outcome.status == "killed"
-    assert result.errors == ["out of memory", "node is lost"]
+    assert reason_of(result.properties) == "out of memory; node is lost"
     assert result.properties["trainbus.error"] == "out of memory"
     assert result.properties["trainbus.error.rank1"] == "node is lost"
     assert result.properties["trainbus.dropped"] == '{"disk_full": 2}'
@@ -234,3 +235,14 @@ def test_any_events_make_a_plan_or_are_refused_for_good(events: list[Event]) -> 
 def test_an_empty_batch_asks_for_nothing() -> None:
     assert plan([]) == Plan()
     assert not plan([]).is_editing
+
+
+def test_the_reason_names_the_errors_of_all_ranks_in_their_order_and_each_once() -> None:
+    properties = {
+        "trainbus.error.rank10": "no peer",
+        "trainbus.error.rank2": "out of memory",
+        "trainbus.error.rank3": "no peer",
+        "trainbus.error": "",
+        "trainbus.host": "h",
+    }
+    assert reason_of(properties) == "out of memory; no peer"

@@ -31,7 +31,7 @@ from subscribers.clearml.names import (
 from subscribers.clearml.offline.layout import Layout
 from subscribers.clearml.options import RunOptions
 from subscribers.clearml.params import Param
-from subscribers.clearml.plan import Plan
+from subscribers.clearml.plan import Plan, reason_of
 from subscribers.marks import marks_from_texts, marks_to_texts, split_text
 
 __all__ = [
@@ -104,7 +104,6 @@ class SessionState(msgspec.Struct, omit_defaults=True):
     configuration: dict[str, str] = {}
     script: dict[str, str] = {}
     options: str = ""
-    errors: list[str] = []
     models: dict[str, ModelEntry] = {}
     artifacts: dict[str, ArtifactEntry] = {}
 
@@ -123,7 +122,6 @@ class SessionState(msgspec.Struct, omit_defaults=True):
         for report in planned.reports:
             report(life)
         self.life = str(life)
-        self.errors = list(dict.fromkeys([*self.errors, *planned.errors]))
         self.marks = marks_to_texts(marks)
 
     def ranks(self) -> RunLife:
@@ -164,7 +162,7 @@ def task_json(state: SessionState, layout: Layout) -> dict[str, Any]:
         "tags": _tags(state, layout),
         "system_tags": ["development"],
         "status": status,
-        "status_reason": "; ".join(state.errors),
+        "status_reason": reason_of(state.properties),
         "hyperparams": hyperparams,
         "configuration": {
             name: {"name": name, "value": text, "type": "json"}
