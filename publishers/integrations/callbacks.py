@@ -121,14 +121,22 @@ class CallbackRun:
         return {**self.__dict__, "_run": None, "_given": None}
 
     @property
-    def options(self) -> Mapping[str, Any]:
-        """Those for ``start_run``."""
-        return self._options
-
-    @property
     def open(self) -> Run | None:
         """The run, if there is one that has not ended."""
         return self._given or self._run
+
+    def named(self, what: str) -> str:
+        """The ``run_id``, ``project`` or ``name`` of the run, which begins if there was none yet.
+
+        Raises:
+            ConfigError: No run can be started.
+        """
+        if self._was_given or what not in self._identity:
+            self.use()
+        given = self._given
+        if given is not None:
+            return {"run_id": given.id, "project": given.project, "name": given.name}[what]
+        return str(self._identity[what])
 
     def begin_training(self, **defaults: Any) -> Run:
         """A training begins: the run for it.

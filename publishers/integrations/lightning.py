@@ -67,15 +67,13 @@ class TrainbusLogger(_Logger):  # type: ignore[misc,valid-type]  # known when it
 
     @property
     def name(self) -> str | None:
-        """The project."""
-        run = self._use()
-        return run.project if run else None
+        """The project; None on other ranks."""
+        return self._named("project")
 
     @property
     def version(self) -> str | None:
-        """The id of the run."""
-        run = self._use()
-        return run.id if run else None
+        """The id of the run; None on other ranks."""
+        return self._named("run_id")
 
     def stop_callback(self) -> StopCallback:
         """A Callback for the Trainer, which ends the training when the run is asked to stop."""
@@ -129,6 +127,10 @@ class TrainbusLogger(_Logger):  # type: ignore[misc,valid-type]  # known when it
         if not _is_rank_zero():
             return None
         return self._held.use()
+
+    @quietly
+    def _named(self, what: str) -> str | None:
+        return self._held.named(what) if _is_rank_zero() else None
 
     def _epoch_of(self, path: Path) -> int | None:
         if self._epoch is not None:
