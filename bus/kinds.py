@@ -145,10 +145,15 @@ class Metrics(Struct, frozen=True):
     tables: list[Table]
 
 
-class Summary(Struct, frozen=True):
-    """Single values of the whole run; the last one written counts."""
+class Summary(Struct, frozen=True, omit_defaults=True):
+    """Single values of the whole run; the last one written counts.
+
+    Attributes:
+        step: For sinks that know single values only as points of a metric.
+    """
 
     values: dict[_Name, Number]
+    step: int | None = None
 
 
 class Tags(Struct, frozen=True):

@@ -51,16 +51,28 @@ class Records:
     def summary(
         self,
         values: Mapping[str, Any],
+        step: int | None = None,
         *,
         rank_zero_only: bool = False,
         all_ranks: bool = False,
     ) -> None:
-        """Log single values of the whole run; of each name the last one counts."""
+        """Log single values of the whole run; of each name the last one counts.
+
+        Args:
+            values: By name.
+            step: For trackers that know single values only as points of a metric (MLflow); give
+                one where a name is also that of a metric, lest the value hide that of step 0.
+            rank_zero_only: Other ranks write nothing.
+            all_ranks: All ranks write under the same names.
+        """
 
         def write() -> None:
             prefix = self._prefix(all_ranks)
+            more = {} if step is None else {"step": checked(whole_number, "step", step)}
             taken = self._recorder.take("summary", values, wire_number, prefix)
-            self._recorder.record_values("summary", taken, lambda part: {"values": part}, "summary")
+            self._recorder.record_values(
+                "summary", taken, lambda part: {"values": part, **more}, "summary"
+            )
 
         self._attempt("summary", write, rank_zero_only)
 

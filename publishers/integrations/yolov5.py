@@ -182,7 +182,7 @@ class Listener:
             return
         row = {key: _number(value) for key, value in zip(KEYS, vals, strict=False)}
         if epoch == self._last_epoch:
-            self.run.summary({key: row[key] for key in _RESULTS if key in row})
+            self.run.summary({key: row[key] for key in _RESULTS if key in row}, epoch + 1)
             return
         self._last_epoch = epoch
         self.run.log({**row, "fitness": _number(fi)}, step=epoch)
@@ -216,7 +216,8 @@ class Listener:
         if run is None:
             return
         if results:
-            run.summary(results)
+            # A step of their own, behind the last epoch: MLflow has no other place for them.
+            run.summary(results, None if self._last_epoch is None else self._last_epoch + 1)
         self._log_pictures("train", "Mosaic")
         self._log_pictures("val", "Validation")
         for path in self._pictures.plots([]):

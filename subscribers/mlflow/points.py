@@ -3,7 +3,7 @@
 One function answers it for the sink, which writes them, and for the receipt, which counts them.
 
 - ``metrics``: every value of every row, under its key, time and step.
-- ``summary``: every value under its key at the event's time and step 0.
+- ``summary``: every value under its key at the event's time and its step, else step 0.
 - ``system``: every reading under ``system/`` and its name, at the event's time and step 0.
 - ``model``: its metrics under their keys, at the event's time and step 0.
 
@@ -80,7 +80,8 @@ def points_of(event: Event) -> Iterator[Point]:
         values = dict(data.metrics)
     else:
         return
-    ms, step = _checked(to_ms(event.time), 0, event)
+    at = data.step or 0 if isinstance(data, Summary) else 0
+    ms, step = _checked(to_ms(event.time), at, event)
     for key, value in values.items():
         yield Point(safe_name(key), ms, step, as_float(value))
 

@@ -88,3 +88,8 @@ def test_what_no_database_can_hold_is_refused_for_good(time: float, step: int) -
 )
 def test_numbers_beyond_a_float_become_infinities(number: Number, value: float) -> None:
     assert as_float(number) == value
+
+
+def test_a_summary_stands_at_its_step_or_at_0() -> None:
+    assert [point.step for point in points_of(event("summary", Summary({"a": 1.0}, 3)))] == [3]
+    assert [point.step for point in points_of(event("summary", Summary({"a": 1.0})))] == [0]

@@ -94,7 +94,7 @@ def test_what_a_model_is_and_the_results_of_its_best_weights_are_single_values(
     info, final = spool.data("summary")
     assert info["values"] == INFO
     # Those of best.pt: the row that comes for them is no epoch.
-    assert final["values"] == {"metrics/mAP50(B)": 0.75, "fitness": 0.5}
+    assert final == {"values": {"metrics/mAP50(B)": 0.75, "fitness": 0.5}, "step": 2}
 
 
 def test_checkpoints_say_which_is_the_best_and_the_last_one_is_the_model(

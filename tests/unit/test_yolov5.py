@@ -78,6 +78,7 @@ def test_checkpoints_and_the_final_model(callbacks: Callbacks, folder: Path, spo
     (final,) = spool.data("summary")
     assert final["values"]["metrics/mAP_0.5:0.95"] == 0.75
     assert len(final["values"]) == 7
+    assert final["step"] == 3
 
 
 def test_pictures_plots_and_files(callbacks: Callbacks, folder: Path, spool: Spool) -> None:

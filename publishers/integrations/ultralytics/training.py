@@ -121,7 +121,9 @@ class Training:
         is_best = bool(fitness is not None and trainer.best_fitness == fitness)
         if is_best:
             self._best_epoch = epoch
-        self.run.checkpoint(trainer.last, epoch=epoch, fitness=fitness, best=is_best)
+        # The same bytes; the name says which one it is.
+        path = trainer.best if is_best and Path(trainer.best).is_file() else trainer.last
+        self.run.checkpoint(path, epoch=epoch, fitness=fitness, best=is_best)
 
     def end_of_epoch(self, trainer: Any) -> None:
         """The evaluation of an epoch."""
@@ -154,7 +156,8 @@ class Training:
     def complete(self, trainer: Any) -> None:
         """The training is through: its results."""
         self._is_complete = True
-        self.run.summary(_final_metrics(trainer))
+        # As MLflow's own callback: a step of their own, behind the last epoch.
+        self.run.summary(_final_metrics(trainer), trainer.epoch + 1)
         self.log_mosaics()
         self.log_validation()
         validator = getattr(trainer, "validator", None)
