@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from bus.errors import PermanentSinkError
 from bus.events import Event
-from bus.kinds import Metrics, NonFinite, Summary, System
+from bus.kinds import Metrics, NonFinite, Number, Summary, System
 from subscribers.clearml.names import event_key, metric_and_variant
 
 __all__ = [
@@ -90,12 +90,10 @@ def points_of(event: Event) -> Iterator[Point]:
     """
     data = event.data
     if isinstance(data, Metrics):
-        for table in data.tables:
-            pairs = [metric_and_variant(key) for key in table.keys]
-            for row in table.rows:
-                ms, step = _checked(event, float(row[0]), int(row[1]))
-                for (metric, variant), value in zip(pairs, row[2:], strict=True):
-                    yield Point(metric, variant, step, ms, as_float(value))
+        for pairs, row in _rows(data):
+            ms, step = _checked(event, as_float(row[0]), int(row[1]))
+            for (metric, variant), value in zip(pairs, row[2:], strict=True):
+                yield Point(metric, variant, step, ms, as_float(value))
     elif isinstance(data, Summary):
         ms, step = _checked(event, event.time, SINGLE_VALUE_ITERATION)
         for name, value in data.values.items():
@@ -104,6 +102,20 @@ def points_of(event: Event) -> Iterator[Point]:
         ms, step = _checked(event, event.time, int(event.time))
         for name, value in data.values.items():
             yield Point(_monitor(name), name, step, ms, as_float(value))
+
+
+def _rows(data: Metrics) -> list[tuple[list[tuple[str, str]], list[Number]]]:
+    """Metrics and variants, and a row of their values, as they were logged.
+
+    Rows of different keys are in different tables, and may say something of the same point.
+    """
+    rows = []
+    for table in data.tables:
+        pairs = [metric_and_variant(key) for key in table.keys]
+        rows += [(pairs, row) for row in table.rows]
+    if len(data.tables) > 1:
+        rows.sort(key=lambda one: as_float(one[1][0]))
+    return rows
 
 
 def event_of_point(task: str, point: Point) -> dict[str, Any]:
@@ -218,7 +230,8 @@ def as_float(number: float | NonFinite) -> float:
 
 
 def _checked(event: Event, seconds: float, step: int) -> tuple[int, int]:
-    ms = to_ms(seconds) if math.isfinite(seconds) else -1
+    # Times a thousand, a number of seconds can be too large for a float.
+    ms = to_ms(seconds) if 0 <= seconds <= _MAX_MS else -1
     if not 0 <= ms <= _MAX_MS or not -_MAX_INT64 <= step <= _MAX_INT64:
         raise PermanentSinkError(
             f"event {event.id} of {event.source}: time {seconds!r} or step {step} is out of range"

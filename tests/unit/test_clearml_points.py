@@ -36,6 +36,13 @@ def test_rows_become_points_of_title_and_series() -> None:
     ]
 
 
+def test_of_a_value_said_twice_under_different_keys_the_last_one_comes_last() -> None:
+    rows: list[list[Number]] = [[10.0, 3, 1.0], [30.0, 3, 3.0]]
+    tables = [Table(["loss"], rows), Table(["lr", "loss"], [[20.0, 3, 0.1, 2.0]])]
+    points = list(points_of(example("metrics", data=Metrics(tables))))
+    assert [p.value for p in points if p.metric == "loss"] == [1.0, 2.0, 3.0]
+
+
 def test_a_summary_becomes_single_values_and_readings_go_to_the_monitor() -> None:
     summary = example("summary", data=Summary({"mAP50": 0.9}), time=1.0)
     assert list(points_of(summary)) == [
@@ -56,6 +63,8 @@ def test_a_summary_becomes_single_values_and_readings_go_to_the_monitor() -> Non
         [math.inf, 1, 0.5],
         [math.nan, 1, 0.5],
         [1e300, 1, 0.5],
+        [1e308, 1, 0.5],
+        [10**400, 1, 0.5],
         [2.6e11, 1, 0.5],
         [1.0, 2**63, 0.5],
         [1.0, -(2**63), 0.5],

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bus.events import Event
-from bus.kinds import Blob, Checkpoint, Params, Summary
+from bus.kinds import Blob, Checkpoint, Metrics, Params, Summary, Table
 from subscribers.hub.v1.metrics import due_metrics
 from subscribers.hub.v1.pending import Pending, Waiting
 from subscribers.hub.v1.plan import Plan, plan
@@ -103,3 +103,12 @@ def test_the_quality_is_the_last_one_of_any_framework() -> None:
     for name in ("metrics/mAP50-95(B)", "metrics/mAP50-95(M)", "metrics/mAP_0.5:0.95"):
         assert plan([feed.metrics([name], range(3))]).quality == 2.5
     assert plan([feed.metrics(["rank1/metrics/mAP50-95(B)", "loss"], range(3))]).quality is None
+
+
+def test_of_a_value_said_twice_under_different_keys_the_last_one_counts() -> None:
+    tables = [
+        Table(["loss"], [[10.0, 3, 1.0], [30.0, 3, 3.0]]),
+        Table(["lr", "loss"], [[20.0, 3, 0.1, 2.0]]),
+    ]
+    found = plan([Feed("r1", "digits").event("metrics", Metrics(tables))])
+    assert found.epochs == {3: {"loss": 3.0, "lr": 0.1}}

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from bus.errors import EventError
 from bus.events import Event
@@ -114,13 +114,18 @@ def _is_plain(value: object) -> bool:
 
 
 def _add_rows(found: Plan, data: Metrics) -> None:
-    for table in data.tables:
-        names = [None if _OTHER_RANK.match(key) else key for key in table.keys]
-        for _, step, *values in table.rows:
-            pairs = [(name, _value(v)) for name, v in zip(names, values, strict=True) if name]
-            if pairs:
-                found.epochs.setdefault(int(step), {}).update(pairs)
-                _note_quality(found, dict(pairs))
+    rows = [(table.keys, row) for table in data.tables for row in table.rows]
+    # Rows of different keys are in different tables: of a value said twice the last one counts.
+    rows.sort(key=lambda one: cast("float", one[1][0]))
+    for keys, (_, step, *values) in rows:
+        pairs = [
+            (name, _value(value))
+            for name, value in zip(keys, values, strict=True)
+            if not _OTHER_RANK.match(name)
+        ]
+        if pairs:
+            found.epochs.setdefault(int(step), {}).update(pairs)
+            _note_quality(found, dict(pairs))
     found.wants_model |= bool(found.epochs)
 
 
