@@ -43,7 +43,7 @@ def claim_run(spool: Path, run: str, claimant: str = "") -> str:
                 if _is_ours(folder / str(number), draft, own):
                     return run if number == 1 else f"{run}~{number}"
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
     return run
 
 

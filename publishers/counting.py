@@ -38,12 +38,12 @@ class Counter:
         """
         if place.origin in {"argument", "new"}:
             return place
-        if place.claimant is not None:
-            place = _in_run(place, claim_run(spool, place.run, place.claimant))
-            if not place.claimant:
-                return place
         with self._lock:
             count = self._given[place.run] = self._given.get(place.run, 0) + 1
+        if place.claimant is not None:
+            # All ranks of a launcher ask for the same.
+            claimant = place.claimant and f"{place.claimant}/{count}"
+            return _in_run(place, claim_run(spool, place.run, claimant))
         return place if count == 1 else _in_run(place, f"{place.run}~{count}")
 
     def reset_after_fork(self) -> None:

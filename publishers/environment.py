@@ -88,7 +88,7 @@ class Place(NamedTuple):
         local_rank: Rank of this process on its machine, from 0.
         origin: Where the run id comes from.
         claimant: With an id of the wrapper: who it is for among the trainings of its command;
-            empty for this call alone, None when that cannot be told.
+            empty for this call alone. None for other ids.
     """
 
     run: str
@@ -192,7 +192,8 @@ def _run_of_all(
         job = step_id(environ)
     wrapper = environ.get(_WRAPPER_RUN_ID)
     if wrapper and not job:
-        return _Found(wrapper, "wrapper", parent.job or None)
+        # Where the launcher is not known all that is launched is taken for one.
+        return _Found(wrapper, "wrapper", parent.job or "ranks")
     job = job or parent.job
     return _Found(job, "job") if job else None
 

@@ -167,7 +167,7 @@ def test_the_ranks_of_one_launcher_in_a_command_share_a_run(spool: Spool) -> Non
         for rank in (0, 1)
     ]
     claim_run(spool.folder, "w")
-    assert runs_of(TWICE, ranks, spool) == [["w~2", "w~2~2"]] * 2
+    assert runs_of(TWICE, ranks, spool) == [["w~2", "w~3"]] * 2
 
 
 def test_who_claims_again_gets_the_same_run(tmp_path: Path) -> None:
