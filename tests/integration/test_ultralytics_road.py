@@ -261,3 +261,33 @@ def test_a_killed_training_that_is_resumed_goes_on_with_its_run(
     values = mlflow_values(client, found)
     assert set(values["train/box_loss"]) == set(range(12))
     assert "trainbus.dead" not in found.data.tags
+
+
+INHERITED = """
+import subprocess, sys
+from types import SimpleNamespace
+
+from ultralytics.utils.callbacks.base import get_default_callbacks
+from ultralytics.utils.dist import generate_ddp_file
+
+child = "import sys; from ultralytics.utils.callbacks.base import default_callbacks as found; "
+child += "print(*(one.__module__ for one in found['on_train_end']))"
+subprocess.run([sys.executable, "-c", child], check=True)
+if sys.argv[1] == "pickled":
+    # What a DDP training writes for its processes, and how they read it.
+    trainer = SimpleNamespace(args=SimpleNamespace(), model=None, callbacks=get_default_callbacks())
+    script = generate_ddp_file(trainer)
+    read = "import sys; from ultralytics.utils.patches import torch_load; "
+    read += "state = torch_load(sys.argv[1], map_location='cpu'); "
+    read += "print(*(one.__module__ for one in state['callbacks']['on_train_end']))"
+    subprocess.run([sys.executable, "-c", read, script[:-3] + ".pt"], check=True)
+"""
+
+
+def test_the_processes_of_a_ddp_training_inherit_the_callbacks(road: YoloRoad) -> None:
+    # Up to 8.4.115 they are new processes that know nothing, later ones read a pickle too.
+    is_pickled = road.yolo.version != "8.4.90"
+    parent = road.hooked("-c", INHERITED, "pickled" if is_pickled else "", environ={})
+    assert parent.wait(120) == 0, parent.printed()
+    ours = "publishers.integrations.ultralytics.hooks"
+    assert parent.stdout.split().count(ours) == (2 if is_pickled else 1)

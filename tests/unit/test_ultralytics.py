@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import orjson
 import pytest
@@ -162,29 +161,6 @@ def test_without_class_names_there_is_a_run_all_the_same(
     train(model, Trainer(tmp_path / "runs/t", data="squares.yaml"), [0.5])
     assert "names" not in spool.data("run_started")[0]["config"]
     assert spool.data("run_finished")[0]["status"] == "completed"
-
-
-def test_classes_of_a_folder_are_its_subfolders(tmp_path: Path) -> None:
-    from publishers.integrations.ultralytics.facts import config_of
-
-    for name in ("cat", "ant"):
-        (tmp_path / "train" / name).mkdir(parents=True)
-    (tmp_path / "train/readme.txt").touch()
-    found = config_of(SimpleNamespace(data=str(tmp_path)))
-    assert found["names"] == {"0": "ant", "1": "cat"}
-
-
-def test_curves_are_thinned_to_101_points() -> None:
-    numpy = pytest.importorskip("numpy")
-    from publishers.integrations.ultralytics.curves import curves_of
-
-    x = numpy.linspace(0.0, 1.0, 1000)
-    data = {"type": "pr_curve", "x": x, "y": [x, 1.0 - x], "ap": [0.5, 0.5]}
-    found = curves_of(SimpleNamespace(plots={Path("a.png"): {"data": data}}, validator=None))
-    curve = found["pr_curve"]
-    assert [len(curve["x"]), len(curve["y"]), len(curve["y"][1])] == [101, 2, 101]
-    assert curve["y"][1][0] == pytest.approx(1.0)
-    assert curve["ap"] == [0.5, 0.5]
 
 
 def test_a_crash_that_passes_teardown_fails_the_run(
@@ -384,22 +360,3 @@ def test_what_a_url_holds_of_keys_is_not_published(
     for source in spool.sources():
         assert b"secret" not in b"".join(one.read_bytes() for one in source.glob("*.journal"))
     assert b"secret" not in (trainer.save_dir / "trainbus.json").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("environ", "given", "project"),
-    [
-        ({}, None, "Ultralytics"),
-        ({}, "digits", "digits"),
-        ({"TRAINBUS_PROJECT": "told"}, "digits", None),
-        ({"TRAINBUS_PROJECT": "work", "TRAINBUS_WRAPPER": "1-a"}, "digits", "digits"),
-        ({"TRAINBUS_PROJECT": "work", "TRAINBUS_WRAPPER": "1-a"}, None, None),
-        ({"TRAINBUS_PROJECT": "told", "TRAINBUS_WRAPPER": "1-a"}, "digits", None),
-    ],
-)
-def test_the_project_is_what_somebody_has_said(
-    environ: dict[str, str], given: Any, project: str | None
-) -> None:
-    from publishers.integrations.ultralytics.facts import project_of_args
-
-    assert project_of_args(SimpleNamespace(project=given), environ, "/home/me/work") == project
