@@ -17,6 +17,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from bus.errors import ConfigError
 from tests.fixtures.spool import Spool
 from tests.unit.mlflow_plugin import MS, Plugin, rows
 
@@ -145,3 +146,25 @@ def test_a_folder_that_was_logged_as_files_is_registered(plugin: Plugin, tmp_pat
         plugin.registry.create_registered_model("reg")
     assert [one.name for one in plugin.registry.search_registered_models()] == ["reg"]
     assert [one.version for one in plugin.registry.get_latest_versions("reg")] == ["1"]
+
+
+def test_without_room_the_last_model_can_still_be_registered(spool: Spool, tmp_path: Path) -> None:
+    plugin = Plugin(spool, TRAINBUS_MLFLOW_KEEP="0")
+    run_id = plugin.start()
+    first = plugin.model(run_id, tmp_path / "one", "one")
+    plugin.registry.create_model_version("reg", f"models:/{first}")
+    second = plugin.model(run_id, tmp_path / "two", "two")
+    plugin.registry.create_model_version("reg", f"models:/{second}")
+    with pytest.raises(MlflowException, match="once the copy of its files is gone"):
+        plugin.registry.create_model_version("reg", f"models:/{first}")
+    assert [one["name"] for one in plugin.all("model")] == ["one", "one", "two", "two"]
+    plugin.repository(run_id).log_artifact(str(tmp_path / "one" / "weights"))
+    assert [one["path"] for one in plugin.all("artifact")] == ["weights"]
+    with pytest.raises(MlflowException, match="TRAINBUS_MLFLOW_KEEP is the number of bytes"):
+        plugin.repository(run_id)._download_file("weights", str(tmp_path / "x"))
+    plugin.ledger.kept.close()
+
+
+def test_a_budget_that_is_no_number_is_said(spool: Spool) -> None:
+    with pytest.raises(ConfigError, match="TRAINBUS_MLFLOW_KEEP is a number of bytes"):
+        Plugin(spool, TRAINBUS_MLFLOW_KEEP="1G")

@@ -128,21 +128,25 @@ def test_a_copy_stays_as_it_was(tmp_path: Path) -> None:
     assert list((tmp_path / "spool" / "kept").iterdir()) == []
 
 
-def test_beyond_the_budget_the_oldest_go_but_not_what_is_needed(tmp_path: Path) -> None:
-    kept = Kept(tmp_path / "spool", budget_bytes=100)
+def test_beyond_the_budget_the_oldest_go_but_not_what_the_bus_has_not(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "spool", budget_bytes=250)
     model = write(tmp_path / "model" / "MLmodel", b"m" * 150).parent
-    assert kept.add("models/m", "", model, is_needed=True) is not None
+    assert kept.add("models/m", "", model) is not None
     for name in "abc":
-        kept.add("runs/r", name, write(tmp_path / name, b"x" * 40))
+        copy = kept.add("runs/r", name, write(tmp_path / name, b"x" * 40))
+        assert copy is not None
+        kept.release("runs/r", [copy])
     assert kept.folder("models/m") is not None
     assert kept.find("runs/r", "c").exists()
     with pytest.raises(GoneError):
         kept.find("runs/r", "a")
     assert set(kept.files("runs/r")) == {"a", "b", "c"}
+    huge = kept.add("runs/r", "huge", write(tmp_path / "huge", b"x" * 251))
+    assert huge is not None and huge.exists()
     kept.release("models/m")
-    kept.add("runs/r", "d", write(tmp_path / "d", b"x"))
     assert kept.folder("models/m") is None
-    assert kept.add("runs/r", "huge", write(tmp_path / "huge", b"x" * 101)) is None
+    kept.release("runs/r", [huge])
+    assert not huge.exists()
 
 
 def test_a_folder_in_several_pieces_is_put_together(tmp_path: Path) -> None:

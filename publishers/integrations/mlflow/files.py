@@ -61,8 +61,8 @@ def log_files(ledger: Ledger, owner: str, source: Path, path: str) -> None:
     if kind == "models":
         ledger.model(identifier)
         with ledger.files_lock:
-            # Until the model is ready and published there is nothing else that has its files.
-            ledger.kept.add(owner, path, source, is_needed=True)
+            # Held until the model is ready and published: nothing else has its files.
+            ledger.kept.add(owner, path, source)
         return
     run = ledger.run(identifier)
     # The artifacts of a run have no name as a whole.
@@ -75,7 +75,10 @@ def log_files(ledger: Ledger, owner: str, source: Path, path: str) -> None:
             # What cannot be kept is logged as it is.
             _log_file(bus, copy or part, name, is_frozen=copy is not None)
 
+    # Nobody waits for a long copy but who logs files: it is made, and here it is only linked.
     run.publish(write)
+    with ledger.files_lock:
+        ledger.kept.release(owner, [copy for copy, _, _ in copies if copy is not None])
 
 
 def _log_file(bus: BusRun, source: Path, path: str, *, is_frozen: bool) -> None:
@@ -103,7 +106,11 @@ def publish_model(
         return False
     ledger.run(model.run_id).publish(lambda bus: model.publish(bus, folder, registration))
     with ledger.files_lock:
-        ledger.kept.release(model.owner)
+        # MLflow registers a model right after it has logged it: the last one stays, whatever its
+        # size.
+        before, ledger.last_model = ledger.last_model, model.owner
+        if before != model.owner:
+            ledger.kept.release(before)
     return True
 
 

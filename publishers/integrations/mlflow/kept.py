@@ -13,7 +13,7 @@ import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +60,7 @@ class Kept:
 
         Args:
             spool: The spool of this process's runs.
-            budget_bytes: What the copies may take; 0 keeps none.
+            budget_bytes: What the copies may take once the bus has them too; 0 keeps none then.
             reserve_bytes: See :class:`publishers.snapshot.Snapshots`.
         """
         self._reserve = reserve_bytes
@@ -72,16 +72,15 @@ class Kept:
         self._snapshots: Snapshots | None = None
         self._copies: list[_Copy] = []
         self._index: dict[str, dict[str, Path | None]] = {}
-        self._needed: set[str] = set()
+        self._needed: set[Path] = set()
 
-    def add(self, owner: str, path: str, source: Path, *, is_needed: bool = False) -> Path | None:
-        """Copy a file or folder as it is now.
+    def add(self, owner: str, path: str, source: Path) -> Path | None:
+        """Copy a file or folder as it is now. Whatever the budget, it stays until :meth:`release`.
 
         Args:
             owner: Whose it is.
             path: Where it stands there; empty for a folder that is all of it.
             source: What to copy.
-            is_needed: Whatever the budget, until :meth:`release`.
 
         Returns:
             The copy, which never changes; None when there is none to be had: the source has to do.
@@ -89,21 +88,27 @@ class Kept:
         names = _files_of(source, path)
         entries = self._index.setdefault(owner, {})
         size = sum(size for _, size in names)
-        if is_needed:
-            self._needed.add(owner)
-        copy = self._copy(source) if is_needed or size <= self._budget else None
+        copy = self._copy(source)
         for name, _ in names:
             below = name.removeprefix(path).lstrip("/")
             entries.pop(name, None)
             entries[name] = copy and (copy / below if below else copy)
         if copy is not None:
             self._copies.append(_Copy(owner, [name for name, _ in names], copy, size))
-            self._make_room()
+            self._needed.add(copy)
         return copy
 
-    def release(self, owner: str) -> None:
-        """Say that the copies of an owner may go when there is no room."""
-        self._needed.discard(owner)
+    def release(self, owner: str, copies: Iterable[Path] | None = None) -> None:
+        """Say that copies may go now: the bus has them.
+
+        Args:
+            owner: Whose they are.
+            copies: As :meth:`add` gave them; by default all of the owner.
+        """
+        if copies is None:
+            copies = [copy.path for copy in self._copies if copy.owner == owner]
+        self._needed.difference_update(copies)
+        self._make_room()
 
     def files(self, owner: str) -> dict[str, Path | None]:
         """All files that an owner has logged, by path; None where the copy is gone."""
@@ -166,10 +171,10 @@ class Kept:
 
     def _make_room(self) -> None:
         total = sum(copy.size for copy in self._copies)
-        for copy in self._copies[:-1]:
+        for copy in list(self._copies):
             if total <= self._budget:
                 return
-            if copy.owner in self._needed:
+            if copy.path in self._needed:
                 continue
             self._copies.remove(copy)
             total -= copy.size

@@ -73,6 +73,7 @@ class Ledger:
         self.runs: dict[str, KnownRun] = {}
         self.models: dict[str, KnownModel] = {}
         self.registered: dict[str, list[ModelVersion]] = {}
+        self.last_model = ""
         spool = Settings.from_environment(self._environ).spool
         budget, reserve = _read_budget(self._environ), read_reserve(self._environ)
         self._make_kept = partial(Kept, spool, budget, reserve)
