@@ -20,7 +20,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from bus.errors import ConfigError
-from publishers.launchers import Launcher, find_launcher, job_id, number, read_attempt, step_id
+from publishers.launchers import (
+    Launcher,
+    find_launcher,
+    job_id,
+    lone_step_id,
+    number,
+    read_attempt,
+)
 
 __all__ = ["Hints", "Origin", "Parent", "Place", "find_place"]
 
@@ -189,7 +196,7 @@ def _run_of_all(
         return None
     parent = hints.find_parent(launcher.marker, 0) if launcher.marker else Parent()
     if parent.process and hints.find_parent("SLURM_PROCID", parent.process).is_direct:
-        job = step_id(environ)
+        job = lone_step_id(environ)
     wrapper = environ.get(_WRAPPER_RUN_ID)
     if wrapper and not job:
         # Where the launcher is not known all that is launched is taken for one.
@@ -207,10 +214,9 @@ def _run_of_one(environ: Mapping[str, str], hints: Hints, launcher: Launcher) ->
     wrapper = environ.get(_WRAPPER_RUN_ID)
     if wrapper:
         return _Found(wrapper, "wrapper", "")
-    if launcher.name == "slurm" and launcher.ranks == 1:
-        step = step_id(environ)
-        if step and hints.find_parent(launcher.marker, 0).is_direct:
-            return _Found(step, "job")
+    step = lone_step_id(environ) if launcher.name == "slurm" else ""
+    if step and hints.find_parent(launcher.marker, 0).is_direct:
+        return _Found(step, "job")
     return _Found(hints.new_run, "new")
 
 

@@ -10,7 +10,8 @@ the other's variables to them, and ``mpirun`` within SLURM starts its helpers as
 | MPICH, Intel MPI | ``PMI_RANK``, ``PMI_SIZE``, ``MPI_LOCALRANKID``, ``MPI_LOCALNRANKS`` |
 | SLURM | ``SLURM_PROCID``, ``SLURM_STEP_NUM_TASKS``, … within a step |
 | DeepSpeed | ``CROSS_RANK``, ``LOCAL_SIZE``, and as any |
-| any | ``RANK``, ``WORLD_SIZE``; ``NODE_RANK``, ``LOCAL_RANK``, ``WORLD_SIZE`` (Lightning) |
+| any | ``RANK``, ``WORLD_SIZE``, where the world is not that of MPI or SLURM |
+| Lightning | ``NODE_RANK``, ``LOCAL_RANK``, ``WORLD_SIZE`` |
 | Kubernetes | ``JOB_COMPLETION_INDEX`` with ``WORLD_SIZE`` |
 
 What makes no sense is passed over: ``RANK`` may mean anything.
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["ALONE", "Launcher", "find_launcher", "job_id", "number", "read_attempt", "step_id"]
+__all__ = ["ALONE", "Launcher", "find_launcher", "job_id", "lone_step_id", "number", "read_attempt"]
 
 _ATTEMPTS_PER_REQUEUE = 1000
 """SLURM's requeues count as this many of torchrun's restarts, which begin anew with each."""
@@ -59,11 +60,15 @@ ALONE = Launcher("", 0, 1, is_one_node=True)
 
 def find_launcher(environ: Mapping[str, str]) -> Launcher:
     """The innermost launcher that makes sense; :data:`ALONE` when there is none."""
-    for look in (_torchrun, _open_mpi, _pmi, _slurm, _ranked, _by_node, _kubernetes):
-        found = look(environ)
-        if found is not None:
-            return found
-    return ALONE
+    torchrun = _torchrun(environ)
+    if torchrun is not None:
+        return torchrun
+    outer = _open_mpi(environ) or _pmi(environ) or _slurm(environ)
+    ranked = _ranked(environ)
+    if ranked is not None and (outer is None or outer.ranks != ranked.ranks):
+        # A task for each node that starts the ranks there, or trainings beside each other.
+        return ranked
+    return outer or _by_node(environ) or _kubernetes(environ) or ALONE
 
 
 def job_id(environ: Mapping[str, str], launcher: Launcher) -> str:
@@ -83,13 +88,13 @@ def job_id(environ: Mapping[str, str], launcher: Launcher) -> str:
     rendezvous = environ.get("TORCHELASTIC_RUN_ID", "")
     if launcher.name == "torchrun" and rendezvous not in _UNSET_RENDEZVOUS:
         parts.append(f"torchrun-{_quote(rendezvous)}")
-    step = step_id(environ)
+    step = _step_id(environ)
     if step and (parts or launcher.name == "slurm" or not launcher.is_one_node):
         parts.append(step)
     return "~".join(parts)
 
 
-def step_id(environ: Mapping[str, str]) -> str:
+def _step_id(environ: Mapping[str, str]) -> str:
     """SLURM's cluster, job (or array job and task) and step; the same after a requeue.
 
     Empty outside of a step: a batch script may start one training after the other. Empty in a
@@ -106,6 +111,12 @@ def step_id(environ: Mapping[str, str]) -> str:
     # Two clusters that share a bus count their jobs alike.
     cluster = _quote(environ.get("SLURM_CLUSTER_NAME") or "")
     return "-".join(filter(None, ("slurm", cluster, job, str(step))))
+
+
+def lone_step_id(environ: Mapping[str, str]) -> str:
+    """The id of a step of one task; empty for others, whose tasks may train beside each other."""
+    slurm = _slurm(environ)
+    return _step_id(environ) if slurm is not None and slurm.ranks == 1 else ""
 
 
 def read_attempt(environ: Mapping[str, str]) -> int:

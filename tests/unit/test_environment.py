@@ -348,3 +348,24 @@ def test_the_wrappers_run_is_that_of_one_machine_alone() -> None:
     assert find_place({**wrapped, **TORCHRUN}, HINTS, project="p").run == "torchrun-exp7"
     with pytest.raises(ConfigError, match="--rdzv-id"):
         find_place({**wrapped, **TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, HINTS, project="p")
+
+
+def test_ranks_that_the_task_of_each_node_starts_count_by_themselves() -> None:
+    inner = {"RANK": "13", "WORLD_SIZE": "16", "MASTER_ADDR": "gpu1", "LOCAL_RANK": "5"}
+    place = find_place({**SRUN, **inner}, HINTS, project="p")
+    assert (place.rank, place.ranks, place.local_rank, place.run) == (13, 16, 5, "slurm-99-0")
+    # Said once more, as many scripts do, it is the step's world.
+    same = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "gpu1"}
+    place = find_place({**SRUN, **same}, HINTS, project="p")
+    assert (place.rank, place.ranks, place.nodes, place.run) == (3, 4, 2, "slurm-99-0")
+
+
+def test_trainings_beside_each_other_in_a_step_are_runs_of_their_own() -> None:
+    alone = {"RANK": "0", "WORLD_SIZE": "1"}
+    assert find_place({**SRUN, **alone}, HINTS, project="p").run == "new"
+    environ = {**SRUN, **ONE_NODE, **alone, "LOCAL_WORLD_SIZE": "1"}
+    in_step = HINTS._replace(find_parent=lambda *_: Parent("job-1", LAUNCHER))
+    assert find_place(environ, in_step, project="p").run == "job-1"
+    # A torchrun for each of two tasks.
+    beside = {**ONE_NODE, **STEP, "SLURM_NTASKS": "2"}
+    assert find_place(beside, TASK, project="p").run == "job-1"
