@@ -139,6 +139,19 @@ def test_a_training_that_is_killed_keeps_what_it_logged(
     assert status == "killed"
 
 
+@pytest.mark.parametrize("framework", PROGRAMS)
+def test_a_training_that_is_interrupted_has_been_killed(
+    framework_road: FrameworkRoad, framework: str
+) -> None:
+    process = framework_road.start(program(framework, 6000))
+    wait_until(framework_road.points, 60.0, "the first points")
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(60.0) != 0
+    ((status, error),) = framework_road.wait_ends()
+    assert (status, error) == ("killed", "KeyboardInterrupt")
+
+
 @pytest.mark.parametrize("fault", UNUSABLE)
 @pytest.mark.parametrize("framework", PROGRAMS)
 def test_a_bus_that_cannot_be_used_is_warned_about_and_the_training_goes_on(

@@ -15,7 +15,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
 
 @pytest.mark.parametrize(
     ("number", "name", "checkpoints"),
-    [(0, "mlp", 1), (1, "bert", 1), (2, "dense", 0), (3, "dense", 1)],
+    [(0, "mlp", 2), (1, "bert", 1), (2, "dense", 0), (3, "dense", 1)],
     ids=["lightning", "transformers", "keras", "keras-run"],
 )
 def test_the_snippets_of_the_page_run(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.frameworks import FrameworkRoad, Points, points_of
+from tests.fixtures.processes import wait_until
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -109,6 +110,17 @@ def test_what_lightning_logs_arrives_as_its_csv_says(
     assert {key for key, _, _ in expected} >= {"train/loss_step", "val_loss", "test_loss"}
     assert framework_road.points() == expected
     assert framework_road.data("params")[0].params["lr"] == 0.1
+
+
+def test_training_and_test_are_one_finished_run_in_mlflow(framework_road: FrameworkRoad) -> None:
+    road = framework_road.road
+    road.worker("mlflow")
+    framework_road.run(program(TRAIN).replace("l1", road.run_id("l1")))
+    framework_road.wait_ends(2)
+
+    expected = csv_points(framework_road.folder / "csv")
+    wait_until(lambda: road.in_mlflow("l1") == expected, 60.0, "the points in MLflow")
+    road.wait_ended("l1", "FINISHED", 60.0)
 
 
 def test_checkpoints_arrive_with_their_score(framework_road: FrameworkRoad) -> None:

@@ -87,6 +87,19 @@ def test_an_evaluation_after_the_training_goes_on_in_the_same_run(spool: Spool) 
     assert "/2-" in again.source
 
 
+def test_the_name_of_a_run_is_known_after_its_end_and_begins_none(spool: Spool) -> None:
+    one = held(project="p", run_id="r")
+    assert one.named("run_id") == "r"
+    one.end()
+    assert (one.named("run_id"), one.named("project")) == ("r", "p")
+    assert one.open is None
+
+
+def test_the_name_of_the_users_run_is_that_of_the_run(spool: Spool) -> None:
+    one = CallbackRun("keras", publishers.start_run("p", "mlp"), {})
+    assert (one.named("project"), one.named("name")) == ("p", "mlp")
+
+
 def test_an_evaluation_before_the_training_belongs_to_it(spool: Spool) -> None:
     one = held(project="p")
     assert one.use() is one.begin_training()
