@@ -190,6 +190,7 @@ class Kept:
         self._sweep()
         (self._at / BLOBS_NAME).mkdir(parents=True)
         self._lock_fd = os.open(self._at / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Children that are forked hold it too, and may still read what is here.
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._snapshots = Snapshots(
             self._at,
