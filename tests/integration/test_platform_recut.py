@@ -46,6 +46,29 @@ async def test_an_epoch_is_left_as_it_was_said_last(
     assert platform.refused == []
 
 
+async def test_an_epoch_is_left_as_it_was_said_last_also_when_an_answer_is_lost(
+    platform: PlatformServer, sink: PlatformSink, tmp_path: Path
+) -> None:
+    training = Training(tmp_path / "training")
+    await training.write(sink, [*training.begin(), training.row(0, a=1), training.row(1, a=1)])
+    rows = [training.row(0, a=2), training.row(0, a=3)]
+    weights = training.checkpoint(1)
+    platform.faults.storage_status = 503
+    with pytest.raises(RetryableSinkError):
+        await training.write(sink, [*rows, weights])
+    platform.heal()
+    platform.faults.lose_answers = 1
+    with pytest.raises(RetryableSinkError):
+        await training.write(sink, rows[:1])
+    await sink.close()
+    other = make_sink(platform, tmp_path)
+    await other.open_run(training.ref)
+    await training.write(other, rows)
+    await other.close()
+    (model,) = platform.models.values()
+    assert [d["metrics"] for d in model.of("epoch_end") if d["epoch"] == 0][-1] == {"a": 3}
+
+
 async def test_the_latest_of_two_best_checkpoints_stays_the_model(
     platform: PlatformServer, sink: PlatformSink, tmp_path: Path
 ) -> None:

@@ -331,3 +331,15 @@ def test_what_no_number_of_an_epoch_can_be_is_left_out_and_the_rest_is_not() -> 
     assert names(calls) == ["training_started", "checkpoint_saved"]
     assert "epochs" not in calls[0].data
     assert orjson.loads(orjson.dumps(to_fields(held)))["epochs"]["pending"]["number"] == 0
+
+
+def test_what_comes_late_for_an_epoch_of_the_same_batch_takes_nothing_from_it() -> None:
+    """As when a batch is large, after an outage, and evaluations are logged an epoch late."""
+    feed = Feed("r1", "digits")
+    rows = [row(feed, 0, loss=3.0), row(feed, 1, loss=2.0), row(feed, 2, loss=1.0)]
+    late = [row(feed, 0, accuracy=0.1, fitness=0.1), row(feed, 1, accuracy=0.2, fitness=0.2)]
+    calls = fold(Held(), feed.started(), *rows, *late, feed.finished())
+    sent = {c.data["epoch"]: c.data for c in calls if c.event == "epoch_end"}
+    assert epochs(calls) == [0, 1, 2]
+    assert sent[0]["metrics"] == {"loss": 3.0, "accuracy": 0.1}
+    assert (sent[1]["metrics"], sent[1]["fitness"]) == ({"loss": 2.0, "accuracy": 0.2}, 0.2)

@@ -22,6 +22,7 @@ __all__ = [
     "environment_of",
     "epoch_data",
     "failed_data",
+    "joined_epoch",
     "model_info_of",
     "started_data",
 ]
@@ -83,6 +84,13 @@ def epoch_data(held: Held, epoch: Epoch) -> dict[str, Any]:
     if held.model_info and held.model_epoch == epoch.number:
         data["modelInfo"] = held.model_info
     return data
+
+
+def joined_epoch(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """One ``epoch_end`` that says what two for the same epoch say."""
+    fitness = earlier["fitness"] if later["fitness"] is None else later["fitness"]
+    metrics = {**earlier["metrics"], **later["metrics"]}
+    return {**earlier, **later, "metrics": metrics, "fitness": fitness}
 
 
 def console_data(number: int, lines: Sequence[str]) -> dict[str, Any]:

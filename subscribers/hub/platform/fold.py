@@ -264,6 +264,10 @@ class Fold:
             if held.model_info and held.model_epoch is None:
                 held.model_epoch = epoch.number
             data = bodies.epoch_data(held, epoch)
+            earlier = self._epoch_calls.get((held.attempt, epoch.number))
+            if earlier is not None:
+                # What comes late for an epoch is not always the whole of it.
+                data = bodies.joined_epoch(self.calls[earlier].data, data)
             origins = self._touched.pop(epoch.number, set())
             self._call("epoch_end", epoch_key(held.attempt, epoch.number, data), data, origins)
 

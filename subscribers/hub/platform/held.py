@@ -132,14 +132,20 @@ class Told(Struct, omit_defaults=True):
     done: list[str] = field(default_factory=list)
     refused: int = 0
 
-    def note_done(self, key: str, place: str) -> None:
-        """A request was made; what was made for the same place before is no longer there.
+    def note_done(self, key: str) -> None:
+        """A request was made."""
+        self.done = [*self.done, key][-_MAX_DONE:]
+
+    def forget(self, place: str) -> bool:
+        """Another request is to be made for a place; whether one for it had been noted.
 
         A batch that is cut otherwise than before may ask for an epoch as it was meanwhile, and
         the next one for it as it was sent first.
         """
-        kept = (one for one in self.done if not one.startswith(f"{place}:"))
-        self.done = [*kept, key][-_MAX_DONE:]
+        kept = [one for one in self.done if not one.startswith(f"{place}:")]
+        has_some = len(kept) < len(self.done)
+        self.done = kept
+        return has_some
 
 
 _Part = TypeVar("_Part", Held, Told)

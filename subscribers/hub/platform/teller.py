@@ -137,6 +137,9 @@ class Teller:
             return True
         is_start = call.event == _STARTED
         state.check_refusal(is_start, self._clock())
+        if state.told.forget(call.place):
+            # Before the request, whose answer may be lost.
+            await self._keep(state)
         is_told = True
         try:
             if is_start:
@@ -154,7 +157,7 @@ class Teller:
             state.told.refused += 1
             logger.error("hub: run %s: left out, and not sent again: %s", state.run.run, error)
         if is_told:
-            state.told.note_done(call.key, call.place)
+            state.told.note_done(call.key)
         return is_told
 
     async def _start(self, state: RunState, held: Held, call: Call) -> None:
@@ -214,8 +217,11 @@ class Teller:
             await self._store.check(state.run, state.record)
             staged = await self._api.store(state.identity(held, state.told), key, dataref, blob)
         state.told.staged = staged
-        await self._store.save(state.run, state.record, told=to_fields(state.told))
+        await self._keep(state)
         return staged
+
+    async def _keep(self, state: RunState) -> None:
+        await self._store.save(state.run, state.record, told=to_fields(state.told))
 
     async def _promote(self, state: RunState, held: Held, event: str, staged: Staged) -> None:
         """Tell of an uploaded checkpoint: from then on it is the run's model on Platform."""
