@@ -38,17 +38,17 @@ def test_a_key_is_taken_out_and_the_rest_is_left(text: str, left: str) -> None:
 def test_no_file_of_a_run_holds_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINBUS_SHIPPER", "off")
     identifier, url = f"{KEY}_{MODEL}", f"https://hub/models/{MODEL}?api_key={KEY}"
-    with publishers.start_run(
+    run = publishers.start_run(
         project="p",
         params={"model": identifier, "nested": {"urls": [url]}},
         config={"hub": url, "key": PLATFORM_KEY},
         options={"hub": {"model": identifier}},
         tags={"from": url},
         settings=Settings.from_environment({"TRAINBUS_HOME": str(tmp_path)}),
-    ) as run:
-        run.params({"again": url})
-        run.tags({"again": PLATFORM_KEY})
-        run.finish(timeout=0)
+    )
+    run.params({"again": url})
+    run.tags({"again": PLATFORM_KEY})
+    run.finish(timeout=0)
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert MODEL.encode() in written
     assert KEY.encode() not in written
