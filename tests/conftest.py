@@ -13,4 +13,5 @@ pytest_plugins = [
     "tests.fixtures.spool",
     "tests.fixtures.trainers",
     "tests.fixtures.ultralytics",
+    "tests.fixtures.yoloroad",
 ]

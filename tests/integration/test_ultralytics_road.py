@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from bus.broker import EmbeddedBroker
 from tests.fixtures.hub import KEY as HUB_KEY
 from tests.fixtures.hubprocess import HubProcess
 from tests.fixtures.mlflow import MlflowServer
 from tests.fixtures.platform import KEY as PLATFORM_KEY
 from tests.fixtures.platform import running_platform
-from tests.fixtures.processes import Processes, wait_until
-from tests.fixtures.ultralytics import YoloPython
+from tests.fixtures.processes import wait_until
 from tests.fixtures.yoloroad import YoloRoad, arguments, epochs_of
 
 if TYPE_CHECKING:
@@ -47,15 +44,8 @@ model.val(data=arguments["data"], project=arguments["project"], name="checked", 
 
 
 @pytest.fixture
-def road(
-    yolo: YoloPython, tmp_path: Path, mosquitto: EmbeddedBroker, processes: Processes
-) -> Iterator[YoloRoad]:
-    road = YoloRoad(yolo, tmp_path, str(mosquitto.address), processes)
-    road.worker("log")
-    try:
-        yield road
-    finally:
-        road.end_shipper()
+def road(yolo_road: YoloRoad) -> YoloRoad:
+    return yolo_road
 
 
 def is_same(ours: float, theirs: float) -> bool:
