@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bus.errors import PermanentSinkError
 from bus.events import Event
 from bus.kinds import Blob, Checkpoint, Metrics, Params, Summary, Table
 from subscribers.hub.v1.metrics import due_metrics
@@ -112,3 +114,14 @@ def test_of_a_value_said_twice_under_different_keys_the_last_one_counts() -> Non
     ]
     found = plan([Feed("r1", "digits").event("metrics", Metrics(tables))])
     assert found.epochs == {3: {"loss": 3.0, "lr": 0.1}}
+
+
+@pytest.mark.parametrize("epoch", [2**64, -(2**63) - 1, 10**400])
+def test_an_epoch_that_no_json_holds_is_refused_at_once(epoch: int) -> None:
+    feed = Feed("r1", "digits")
+    row = feed.event("metrics", Metrics([Table(["loss"], [[1.0, epoch, 0.5]])]))
+    blob = Blob("last.pt", 1, "0" * 64)
+    weights = feed.event("checkpoint", Checkpoint(blob, epoch=epoch), "file:///x")
+    for event in (row, weights):
+        with pytest.raises(PermanentSinkError, match="an epoch beyond 64 bits"):
+            plan([event])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from bus.errors import EventError
+from bus.errors import EventError, PermanentSinkError
 from bus.events import Event
 from bus.kinds import Checkpoint, Metrics, Params, Phase, RunFinished, RunStarted, Summary
 from bus.source import Source
@@ -27,6 +27,7 @@ _MAP_KEYS = ("metrics/mAP50-95(B)", "metrics/mAP_0.5:0.95")
 _MAP = re.compile(r"metrics/mAP50-95\(\w\)")
 _MAX_TEXT = 1024
 _MAX_FACTS = 100
+_MAX_EPOCH = 2**63 - 1
 _EXACT = 2**53
 """Readers of JSON that know floats only have larger integers rounded anyway."""
 
@@ -59,7 +60,11 @@ class Plan:
 
 
 def plan(events: Sequence[Event]) -> Plan:
-    """Read a batch. Only rank 0 speaks for the model; other ranks may start it."""
+    """Read a batch. Only rank 0 speaks for the model; other ranks may start it.
+
+    Raises:
+        PermanentSinkError: An epoch is beyond 64 bits.
+    """
     found = Plan()
     for event in events:
         is_first_rank = _rank(event) == 0
@@ -74,10 +79,11 @@ def plan(events: Sequence[Event]) -> Plan:
             case Phase(phase="train", state="started") as data:
                 found.arguments |= _arguments(data.args)
             case Metrics() as data if is_first_rank:
-                _add_rows(found, data)
+                _add_rows(found, event, data)
             case Summary() as data if is_first_rank:
                 _add_summary(found, data)
-            case Checkpoint() if is_first_rank:
+            case Checkpoint() as data if is_first_rank:
+                _epoch(event, data.epoch or 0)
                 found.checkpoints.append(event)
                 found.wants_model = True
             case RunFinished() if is_first_rank:
@@ -113,7 +119,7 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT)
 
 
-def _add_rows(found: Plan, data: Metrics) -> None:
+def _add_rows(found: Plan, event: Event, data: Metrics) -> None:
     rows = [(table.keys, row) for table in data.tables for row in table.rows]
     # Rows of different keys are in different tables: of a value said twice the last one counts.
     rows.sort(key=lambda one: cast("float", one[1][0]))
@@ -124,9 +130,20 @@ def _add_rows(found: Plan, data: Metrics) -> None:
             if not _OTHER_RANK.match(name)
         ]
         if pairs:
-            found.epochs.setdefault(int(step), {}).update(pairs)
+            found.epochs.setdefault(_epoch(event, int(step)), {}).update(pairs)
             _note_quality(found, dict(pairs))
     found.wants_model |= bool(found.epochs)
+
+
+def _epoch(event: Event, epoch: int) -> int:
+    """An epoch that JSON can hold.
+
+    Raises:
+        PermanentSinkError: It is beyond 64 bits.
+    """
+    if abs(epoch) > _MAX_EPOCH:
+        raise PermanentSinkError(f"event {event.id} of {event.source}: an epoch beyond 64 bits")
+    return epoch
 
 
 def _add_summary(found: Plan, data: Summary) -> None:
