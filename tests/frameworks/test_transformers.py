@@ -85,7 +85,9 @@ def test_arguments_and_the_config_of_the_model_are_params(framework_road: Framew
 
 def test_of_two_processes_the_first_publishes(framework_road: FrameworkRoad) -> None:
     launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    process = framework_road.start(TRAIN, *launch)
+    # As PyTorch asks of a program; without it a rank was seen to abort at its exit.
+    leave = "torch.distributed.barrier()\ntorch.distributed.destroy_process_group()\n"
+    process = framework_road.start(TRAIN + leave, *launch)
     assert process.wait(180.0) == 0, process.printed()
     framework_road.wait_ends(2)
 
