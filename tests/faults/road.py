@@ -17,7 +17,13 @@ from bus.broker import EmbeddedBroker
 from bus.eventlog import EventLog, Selection
 from bus.events import decode
 from bus.kinds import Metrics
-from tests.fixtures.processes import Process, Processes, wait_until
+from tests.fixtures.processes import (
+    Process,
+    Processes,
+    end_shippers,
+    shippers_below,
+    wait_until,
+)
 
 __all__ = ["Point", "Road"]
 
@@ -162,27 +168,19 @@ class Road:
 
     def shipper_pid(self) -> int:
         """The shipper of this road's spool, once there is one."""
-        return wait_until(self._find_shipper, 10.0, "a shipper")
+        return wait_until(self.find_shipper, 10.0, "a shipper")
 
     def kill_shipper(self) -> None:
         """SIGKILL for the shipper."""
         os.kill(self.shipper_pid(), signal.SIGKILL)
 
     def close(self) -> None:
-        """End the shipper, which is nobody's child any more."""
-        pid = self._find_shipper()
-        if pid:
-            os.kill(pid, signal.SIGKILL)
+        """End the shipper."""
+        end_shippers(self.spool)
 
-    def _find_shipper(self) -> int:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"publishers.shipper" in words and str(self.spool).encode() in words:
-                return int(path.parent.name)
-        return 0
+    def find_shipper(self) -> int:
+        """Its process id; 0 when there is none."""
+        return next(iter(shippers_below(self.spool)), 0)
 
     def _ask(self, statement: str, *values: str) -> list[tuple[Any, ...]]:
         if not self.mlflow_db.exists():

@@ -59,7 +59,7 @@ def test_a_run_whose_shipper_was_away_when_the_tracker_spoke_stops_all_the_same(
     worker = calls.worker(COUNTING_SINK_PAUSE="faults:0.5")
 
     def has_been_told() -> bool:
-        pid = road._find_shipper()
+        pid = road.find_shipper()
         if pid:
             os.kill(pid, signal.SIGKILL)
         return "is asked to stop" in worker.stderr

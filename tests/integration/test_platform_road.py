@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,37 +40,23 @@ def worker(processes: Processes, environ: dict[str, str]) -> Process:
     return processes.trainbus("worker", "hub", "--heartbeat", "0.3", "-v", environ=secret)
 
 
-def end_shipper(spool: Path) -> None:
-    """Shippers are nobody's children."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"publishers.shipper" in words and any(word.startswith(bytes(spool)) for word in words):
-            os.kill(int(path.parent.name), signal.SIGKILL)
-
-
 def test_a_run_whose_workers_are_killed_is_there_whole_and_stops_when_asked(
     processes: Processes, environ: dict[str, str], platform: PlatformServer, tmp_path: Path
 ) -> None:
     processes.trainbus("worker", "log", "--heartbeat", "0.3", environ=environ)
     first = worker(processes, environ)
     trainer = processes.python(TRAINER, "r1", str(tmp_path), environ=environ, name="trainer")
-    try:
-        for killed in (first, worker(processes, environ)):
-            before = len(platform.received)
-            wait_until(lambda before=before: len(platform.received) >= before + 4, 60, "requests")  # type: ignore[misc]  # mypy knows no type for a lambda with a default
-            killed.kill()
-        worker(processes, environ)
-        (model,) = platform.models.values()
-        model.is_stopped = True
-        assert trainer.wait(90) == 0, trainer.printed()
-        told = json.loads(trainer.stdout.splitlines()[-1])
-        assert told["reason"] == "stopped on Ultralytics Platform"
-        wait_until(lambda: model.status == "completed", 60, "the end of the run")
-    finally:
-        end_shipper(tmp_path)
+    for killed in (first, worker(processes, environ)):
+        before = len(platform.received)
+        wait_until(lambda before=before: len(platform.received) >= before + 4, 60, "requests")  # type: ignore[misc]  # mypy knows no type for a lambda with a default
+        killed.kill()
+    worker(processes, environ)
+    (model,) = platform.models.values()
+    model.is_stopped = True
+    assert trainer.wait(90) == 0, trainer.printed()
+    told = json.loads(trainer.stdout.splitlines()[-1])
+    assert told["reason"] == "stopped on Ultralytics Platform"
+    wait_until(lambda: model.status == "completed", 60, "the end of the run")
     times = Counter(model.epochs)
     assert sorted(times) == list(range(told["epochs"]))
     # A worker killed between a request and the note of it: its successor repeats that one.
