@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mlflow.tracking import MlflowClient
@@ -19,16 +16,9 @@ from bus.errors import ConfigError
 from subscribers.mlflow.database import make_sqlite
 from subscribers.mlflow.errors import translate
 from subscribers.mlflow.names import level
+from subscribers.threads import CallThreads
 
 __all__ = ["Address", "Tracker", "prepare_process"]
-
-_T = TypeVar("_T")
-
-_CALL_THREADS = 8
-"""Calls at a time: more runs than that rarely have a batch in flight at the same moment."""
-
-_UPLOAD_THREADS = 4
-"""Uploads at a time. They have threads of their own: a large one must not hold up metrics."""
 
 _SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -121,52 +111,20 @@ def _sqlite_file(uri: str) -> Path | None:
     return Path(unquote(path)).absolute() if scheme == "sqlite" and path else None
 
 
-class Tracker:
+class Tracker(CallThreads[MlflowClient]):
     """Runs calls of one MlflowClient in threads and translates their errors.
 
     The client is made in a thread too, at the first call: on a new database it makes the tables.
     """
 
     def __init__(self, address: Address) -> None:
+        super().__init__("mlflow", translate)
         self.address = address
-        self._calls = ThreadPoolExecutor(_CALL_THREADS, "mlflow-call")
-        self._uploads = ThreadPoolExecutor(_UPLOAD_THREADS, "mlflow-upload")
         self._lock = threading.Lock()
         self._client: MlflowClient | None = None
 
-    async def call(self, doing: str, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run ``function(client, *arguments)`` in a thread.
-
-        Raises:
-            SinkError: What it raised, as :func:`subscribers.mlflow.errors.translate` reads it.
-        """
-        return await self._run(self._calls, doing, function, arguments)
-
-    async def upload(self, doing: str, function: Callable[..., _T], *arguments: Any) -> _T:
-        """As :meth:`call`, for what may take long."""
-        return await self._run(self._uploads, doing, function, arguments)
-
-    def close(self) -> None:
-        """Drop what waits for a thread. Calls in flight end by themselves, at their timeout."""
-        self._calls.shutdown(wait=False, cancel_futures=True)
-        self._uploads.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(
-        self,
-        pool: ThreadPoolExecutor,
-        doing: str,
-        function: Callable[..., _T],
-        arguments: tuple[Any, ...],
-    ) -> _T:
-        def work() -> _T:
-            try:
-                return function(self._connect(), *arguments)
-            except Exception as error:
-                raise translate(error, doing) from error
-
-        return await asyncio.get_running_loop().run_in_executor(pool, work)
-
-    def _connect(self) -> MlflowClient:
+    def client(self) -> MlflowClient:
+        """The client, made when it is first needed."""
         with self._lock:
             if self._client is None:
                 self.address.make_database()

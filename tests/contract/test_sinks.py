@@ -41,6 +41,10 @@ BOUND_SECONDS = 20.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), QUIET]
 
 
+WITH_SERVER = sorted(name for name, case in CASES.items() if case.can_be_down)
+with_server = pytest.mark.parametrize("case", WITH_SERVER, indirect=True)
+
+
 @pytest.fixture(params=sorted(CASES))
 def case(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,9 +162,8 @@ async def test_two_runs_at_once_do_not_mix(case: SinkCase) -> None:
         assert status == case.statuses["completed"]
 
 
+@with_server
 async def test_an_outage_loses_nothing_and_writes_nothing_twice(case: SinkCase) -> None:
-    if not case.can_be_down:
-        pytest.skip("there is no server")
     feed = Feed("r1", "contract")
     events = case.whole_run(feed)
     async with working(case, feed.ref) as worker:
@@ -198,9 +201,8 @@ async def test_a_poisonous_event_becomes_a_dead_letter_and_costs_only_itself(
     assert points == case.expected()
 
 
+@with_server
 async def test_a_worker_stops_in_time_although_the_tracker_hangs(case: SinkCase) -> None:
-    if not case.can_be_down:
-        pytest.skip("there is no server")
     feed = Feed("r1", "contract")
     events = case.whole_run(feed)
     async with working(case, feed.ref) as worker:

@@ -19,7 +19,7 @@ from publishers.wrapper.run import Options, make_plan
 
 def told(environ: dict[str, str], options: Options | None = None) -> dict[str, str]:
     home = {"TRAINBUS_HOME": "/nowhere"}
-    return make_plan({**home, **environ}, options or Options(), "/work/digits").environ
+    return make_plan({**home, **environ}, options or Options(), "/home/me/digits").environ
 
 
 @pytest.mark.parametrize(
