@@ -95,7 +95,7 @@ def show(_=None):
 if __name__ == "__main__":
     for method in ("spawn", "forkserver", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:
-            print(method, pool.map(show, [1]))
+            print(method, pool.map(show, [1]), flush=True)
     command = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable,"
         " '-m', 'framework.show'])"]
     subprocess.run(command, check=True)
