@@ -216,16 +216,24 @@ def test_a_note_left_in_the_spool_is_not_for_the_next_training(mosquitto_road: R
     environ = {"TRAINBUS_LOG": f"sqlite:///{road.folder / 'none.db'}"}
     first = node.train("left", finish_seconds=0.0)
     shipper = node.ship()
-    command = ask(road, "left", "--project", "faults", environ=environ)
+    # No log says when the shipper is there: until it is heard there is nobody to ask.
+    wait_until(
+        lambda: ask(road, "left", "--project", "faults", environ=environ).wait(30) == 0,
+        60,
+        "a shipper",
+    )
     assert seen(first)["reason"] == "loss diverged"
-    assert command.wait(30) == 0
-    assert "note: the event log is not asked" in command.stderr
+    assert "note: the event log is not asked" in road.processes.started[-1].stderr
     assert node.has_note()
     shipper.kill()
     second = node.train("left", finish_seconds=0.0)
     node.ship()
     goes_on(second)
-    assert ask(road, "left", "--project", "faults", environ=environ).wait(30) == 0
+    wait_until(
+        lambda: ask(road, "left", "--project", "faults", environ=environ).wait(30) == 0,
+        60,
+        "the other shipper",
+    )
     assert seen(second)["reason"] == "loss diverged"
 
 
