@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -271,6 +272,7 @@ async def _connect(client: aiomqtt.Client, address: BrokerAddress) -> None:
     except asyncio.CancelledError:
         # The thread that connects cannot be stopped: without this the connection would stand
         # later, own the session and belong to nobody.
+        _disown(client)
         closing = asyncio.create_task(_close_later(client, has_connected))
         _closing.add(closing)
         closing.add_done_callback(_closing.discard)
@@ -293,6 +295,17 @@ def _watch_connecting(client: aiomqtt.Client) -> asyncio.Event:
 
     client._client_connect = connect_and_tell  # type: ignore[method-assign]  # no other way to know
     return has_connected
+
+
+def _disown(client: aiomqtt.Client) -> None:
+    """Let a connection that is still being made be nobody's.
+
+    It may stand for a moment before it can be closed. Under our client id that moment would take
+    the session from whoever has it by then, and its end would publish our last will.
+    """
+    client._client._client_id = f"trainbus-nobody-{secrets.token_hex(8)}".encode()
+    client._client._clean_session = True
+    client._client.will_clear()
 
 
 async def _close_later(client: aiomqtt.Client, has_connected: asyncio.Event) -> None:
