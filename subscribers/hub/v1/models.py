@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class RunState:
     refused: str = ""
     ask_again_at: float = 0.0
     sent: Mapping[int, Values] | None = None
+    metrics_at: float = -math.inf
     uploaded: set[tuple[str, int]] = field(default_factory=set)
 
     @property

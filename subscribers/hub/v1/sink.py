@@ -11,6 +11,7 @@ again:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,10 @@ _WEB = "https://hub.ultralytics.com"
 _LIMITS = BatchLimits(events=200, size_bytes=1024 * 1024)
 """One request holds all metrics of a batch, and servers bound the size of a request."""
 
-_RATE_LIMITS = RateLimits(kinds={"metrics": Rate(1 / 3, 1)})
+_METRICS_SECONDS = 3.0
+_KIND_RATE_VARIABLE = "TRAINBUS_HUB_KIND_RATE"
+
+_RATE_LIMITS = RateLimits(kinds={"metrics": Rate(1 / _METRICS_SECONDS, 1)})
 """Of ``hub-sdk``, per model. Its others are a heartbeat every 300 s, which is the worker's, and
 weights every 900 s, which this sink holds itself (:mod:`subscribers.hub.v1.pending`)."""
 
@@ -72,7 +76,11 @@ def create_hub(settings: Settings, environ: Mapping[str, str]) -> HubSink:
         )
     key = read_key(environ, KEY_VARIABLE, KEY_HEADER)
     web = read_address(environ, _WEB_VARIABLE, _WEB)
-    return HubSink(StateStore.of(settings, "hub", "hub"), address, web, key)
+    # Whoever sets limits of their own means them.
+    gap = 0.0 if environ.get(_KIND_RATE_VARIABLE) else _METRICS_SECONDS
+    return HubSink(
+        StateStore.of(settings, "hub", "hub"), address, web, key, metrics_gap_seconds=gap
+    )
 
 
 class HubSink:
@@ -85,6 +93,7 @@ class HubSink:
         key: For runs whose identifier holds none.
         times: Time limits of requests.
         clock: Unix seconds.
+        metrics_gap_seconds: From the end of one request with metrics of a model to the next.
     """
 
     def __init__(
@@ -95,7 +104,9 @@ class HubSink:
         key: ApiKey | None,
         times: Times | None = None,
         clock: Callable[[], float] = time.time,
+        metrics_gap_seconds: float = 0.0,
     ) -> None:
+        self._metrics_gap_seconds = metrics_gap_seconds
         self._store = store
         self._client = HubClient(HttpClient(Place("HUB", address, _API_VARIABLE), times, clock))
         self._uploads = Uploads()
@@ -202,7 +213,11 @@ class HubSink:
         """One request with all epochs that are new or have more; returns what is to be kept."""
         due = due_metrics(state.record.fields, planned)
         if due.epochs and due.epochs != state.sent:
+            # The worker's tokens are taken before the model is made and connections are free:
+            # among a thousand models two requests three seconds apart would arrive together.
+            await asyncio.sleep(state.metrics_at + self._metrics_gap_seconds - time.monotonic())
             await self._client.send_metrics(key, str(state.model), due.epochs)
+            state.metrics_at = time.monotonic()
             state.sent = due.epochs
         return due.kept
 
