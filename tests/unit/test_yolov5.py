@@ -19,6 +19,12 @@ from tests.fixtures.yolov5trainer import Callbacks, train_v5
 
 
 @pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that names no folder keeps its record where it runs."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(guard.warnings, "_warned", set())
     monkeypatch.delenv("RANK", raising=False)
